@@ -1,0 +1,48 @@
+"""ARCHS: a name -> a network for (in_shape, num_classes), built with torchvision's models where it has one.
+
+A network takes images in [0, 1]; normalising them is its first layer. An entry names
+"module:function"; the module is imported when the network is built, so that the names alone cost
+nothing.
+"""
+
+import pkgutil
+
+ARCHS = {
+    "fc1": "archs.fc:fc1",
+    "fc1_nobias": "archs.fc:fc1_nobias",
+    "lenet5": "archs.conv:conv2",  # the network people call LeNet5 is Frankle & Carbin's Conv-2
+    "conv2": "archs.conv:conv2",
+    "conv4": "archs.conv:conv4",
+    "conv6": "archs.conv:conv6",
+    "resnet20": "archs.resnet20:resnet20",
+    "alexnet": "archs.vision:alexnet",
+    "vgg16": "archs.vision:vgg16",
+    "resnet18": "archs.vision:resnet18",
+    "densenet121": "archs.vision:densenet121",
+    "deeprobust_cnn": "archs.deeprobust_nets:cnn",
+    "deeprobust_resnet18": "archs.deeprobust_nets:resnet18",
+}
+
+
+def build(name, in_shape, num_classes, stats, init="glorot_normal", seed=0):
+    """A network called `name`, on the CPU, whose weights depend on `seed` (an int) alone.
+
+    in_shape is (C, H, W); stats is (means, standard deviations), one of each a channel; init is
+    one of config.INITS. UserError if the network cannot take images of that size.
+    """
+    import torch
+
+    from archs.parts import Normalise, initialise
+    from utils import UserError
+
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        try:
+            net = pkgutil.resolve_name(ARCHS[name])(in_shape, num_classes)
+            with torch.no_grad():
+                net.eval()(torch.zeros(1, *in_shape))
+        except (RuntimeError, ValueError, ZeroDivisionError) as error:
+            reason = str(error).splitlines()[0]
+            raise UserError(f"--arch_type={name} cannot take images of {'x'.join(map(str, in_shape))} ({reason})") from error
+        initialise(net, init)
+    return torch.nn.Sequential(Normalise(*stats), net)

@@ -1,0 +1,37 @@
+"""Conv-2, Conv-4 and Conv-6 of Frankle & Carbin 2019, figure 2: VGG-like, without batch-norm."""
+
+from torch import nn
+
+
+def conv(widths, in_shape, num_classes):
+    """Pairs of 3x3 convolutions with these widths, each pair ending in a 2x2 pooling, then 256-256-classes."""
+    channels, height, width = in_shape
+    layers = []
+    for out in widths:
+        layers += [nn.Conv2d(channels, out, 3, padding=1), nn.ReLU(), nn.Conv2d(out, out, 3, padding=1), nn.ReLU()]
+        layers.append(nn.MaxPool2d(2))
+        channels, height, width = out, height // 2, width // 2
+    return nn.Sequential(
+        *layers,
+        nn.Flatten(),
+        nn.Linear(channels * height * width, 256),
+        nn.ReLU(),
+        nn.Linear(256, 256),
+        nn.ReLU(),
+        nn.Linear(256, num_classes),
+    )
+
+
+def conv2(in_shape, num_classes):
+    """Two 3x3x64 convolutions and a 256-256 classifier."""
+    return conv([64], in_shape, num_classes)
+
+
+def conv4(in_shape, num_classes):
+    """Four convolutions, 64 to 128 wide."""
+    return conv([64, 128], in_shape, num_classes)
+
+
+def conv6(in_shape, num_classes):
+    """Six convolutions, 64 to 256 wide."""
+    return conv([64, 128, 256], in_shape, num_classes)

@@ -1,0 +1,27 @@
+"""DeepRobust's own networks: the default surrogates, against which attacked data sets are made."""
+
+from torch import nn
+
+from utils import prepare_deeprobust
+
+
+def cnn(in_shape, num_classes):
+    """DeepRobust's CNN: two 5x5 convolutions, 1024 units, 3.3M parameters on 28x28."""
+    prepare_deeprobust()
+    from deeprobust.image.netmodels.CNN import Net
+
+    channels, height, width = in_shape
+    net = Net(in_channel1=channels, H=height, W=width)
+    net.fc2 = nn.Linear(1024, num_classes)  # theirs is fixed to ten classes
+    return net
+
+
+def resnet18(in_shape, num_classes):
+    """DeepRobust's ResNet18 for 32x32 images."""
+    prepare_deeprobust()
+    from deeprobust.image.netmodels.resnet import BasicBlock, Net
+
+    net = Net(BasicBlock, [2, 2, 2, 2], num_classes)
+    if in_shape[0] != 3:
+        net.conv1 = nn.Conv2d(in_shape[0], 64, 3, padding=1, bias=False)
+    return net

@@ -1,0 +1,353 @@
+"""Every flag, its default and its reason; presets; validation.
+
+    config = parse(["--dataset=mnist_fgsm_attack", "--prune_percent=20"])
+
+`RunConfig` is what a run is: it is saved whole in the run folder, and the hash in the folder's
+name covers every field that changes the result. Nothing here imports torch, so that `--help` and
+a mistyped flag answer at once.
+"""
+
+import argparse
+import dataclasses
+import json
+import math
+import re
+from dataclasses import dataclass, field
+from fractions import Fraction
+from pathlib import Path
+
+import data
+from archs import ARCHS
+from utils import UserError, choose, hash8
+
+
+@dataclass(frozen=True)
+class Attack:
+    """One line of ATTACKS: where the attack is made, and its defaults for gray and for colour images."""
+
+    make: str  # "module:function", called as make(model, images, labels, starts, config)
+    norm: str
+    epsilon: tuple  # (gray, colour), on [0, 1] pixels
+    steps: int
+    step_size: tuple  # (gray, colour)
+
+
+ATTACKS = {
+    #              made by                         norm    epsilon (gray, colour)  steps  step size
+    "fgsm": Attack("attacks:deeprobust_fgsm", "linf", (0.3, 8 / 255), 1, (0.3, 8 / 255)),
+    "pgd": Attack("attacks:deeprobust_pgd", "linf", (0.3, 8 / 255), 40, (0.01, 2 / 255)),
+}
+PRUNE_TYPES = ("lt", "reinit")
+INITS = ("glorot_normal", "glorot_uniform", "kaiming_normal", "kaiming_uniform", "orthogonal", "torch")
+
+
+def number(text):
+    """A flag's number: 0.3, 1e-4, or a fraction such as 8/255 (pixel values are on [0, 1])."""
+    try:
+        return float(Fraction(text.replace(" ", ""))) if "/" in text else float(text)
+    except (ValueError, ZeroDivisionError):
+        raise argparse.ArgumentTypeError(f"{text!r} is not a number (0.3, 1e-4 and 8/255 are)") from None
+
+
+def whole(text):
+    """A flag's whole number."""
+    try:
+        return int(text)
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number") from None
+
+
+def flag(default, why, kind=None, group="experiment", names=None, result=True):
+    """A field of RunConfig that is also a flag. `result=False`: it does not change any number of the run."""
+    kind = kind or {bool: bool, int: whole, float: number}.get(type(default), str)
+    return field(default=default, metadata={"why": why, "kind": kind, "group": group, "names": names, "result": result})
+
+
+@dataclass(frozen=True)
+class RunConfig:
+    """One run, whole. None means: derived from the other flags by `resolve`."""
+
+    prune_type: str = flag("lt", "lt rewinds to theta_0 (a ticket); reinit draws fresh weights under the same masks (its control)", names=PRUNE_TYPES)
+    arch_type: str = flag("fc1", "the network", names=tuple(ARCHS))
+    dataset: str = flag("digits", f"{', '.join(data.DATASETS)}, or NAME for <data_dir>/NAME.npz; NAME_fgsm_attack is NAME with --attack=fgsm")
+    prune_percent: float = flag(10.0, "percent of the weights still alive that each round removes")
+    prune_iterations: int = flag(35, "rounds, the dense one included: densities run (1-p)^0 ... (1-p)^(n-1)")
+    start_iter: int = flag(0, "first round to run: the rounds before it must already be in the run folder", result=False)
+    end_iter: int = flag(12, "epochs of training a round")
+    seed: int = flag(0, "names every random choice: initialisation, split, order, attacked subset")
+    order_seed: int = flag(None, "a seed of its own for the order of the batches (default: --seed)", kind=whole)
+
+    prune_scope: str = flag("layer", "layer: each layer loses its share; global: the smallest weights of the whole net go", "", "pruning", ("layer", "global"))
+    output_prune_percent: float = flag(None, "a gentler rate for the output layer, as Frankle & Carbin use (default: prune_percent)", number, "pruning")
+    prune_schedule: str = flag("iterative", "iterative: train, prune, rewind, again; oneshot: prune the dense net once to each density", "", "pruning", ("iterative", "oneshot"))
+    rewind_epoch: int = flag(0, "lt rewinds to the weights after this epoch of round 0 and trains from there; 0 is theta_0", group="pruning")
+
+    attack: str = flag(None, "the attack that makes the attacked images (default: the data set's suffix, else none)", str, "attack", tuple(ATTACKS))
+    mix_ratio: float = flag(None, "share of the training images that are attacked, 0 to 1 (default: 1 with an attack, else 0)", number, "attack")
+    epsilon: float = flag(None, "radius of the attack on [0, 1] pixels, such as 0.3 or 8/255 (default: the table below)", number, "attack")
+    attack_steps: int = flag(None, "steps of an iterative attack (default: the table below)", whole, "attack")
+    attack_step_size: float = flag(None, "length of one step on [0, 1] pixels (default: the table below)", number, "attack")
+    attack_seed: int = flag(0, "seeds the surrogate and the attack's random starts; runs that share it share one attacked data set", group="attack")
+    surrogate: str = flag(None, "network the attacked images are made against (default: DeepRobust's CNN, for 32x32 its ResNet18)", str, "attack", tuple(ARCHS))
+    surrogate_epochs: int = flag(None, "epochs of its training (default: 3 passes or 300 steps; 15 passes for colour images)", whole, "attack")
+
+    optimizer: str = flag("adam", "update rule", group="training", names=("adam", "sgd"))
+    lr: float = flag(1.2e-3, "learning rate, the same in every round", group="training")
+    momentum: float = flag(0.9, "of SGD", group="training")
+    weight_decay: float = flag(0.0, "L2 penalty; pruned weights stay exactly 0 under it", group="training")
+    warmup_steps: int = flag(0, "steps over which the learning rate rises linearly from 0 (Frankle: 10000 for VGG and ResNet)", group="training")
+    lr_drops: str = flag("", "epochs after which the learning rate falls to a tenth, such as 80,120", group="training")
+    batch_size: int = flag(60, "images a step", group="training")
+    init: str = flag("glorot_normal", "distribution of the initial weights (torch: each layer's own default)", group="training", names=INITS)
+    val_fraction: float = flag(1 / 12, "share of the training images held out to select the best epoch (5,000 of MNIST's 60,000)", group="training")
+    augment: bool = flag(False, "random crops (padding 4) and horizontal flips of the training images", group="training")
+    valid_freq: int = flag(1, "validate each so many epochs", group="training")
+    valid_steps: int = flag(0, "validate each so many steps instead (Frankle: 100); 0 goes by --valid_freq", group="training")
+
+    device: str = flag("auto", "where to compute", group="machine", names=("auto", "cpu", "cuda"), result=False)
+    gpu: int = flag(None, "which GPU", whole, "machine", result=False)
+    threads: int = flag(0, "CPU threads; 0: one for small nets, where more are slower, and all cores for convolutions", group="machine", result=False)
+    data_dir: str = flag("data", "where data sets are found or downloaded to", group="machine", result=False)
+    cache_dir: str = flag("cache", "where surrogates and attacked images are kept", group="machine", result=False)
+    runs_dir: str = flag("runs", "where run folders go", group="machine", result=False)
+    save_weights: str = flag("best", "which trained weights to keep each round", group="machine", names=("best", "last", "none"), result=False)
+    print_freq: int = flag(1, "refresh the progress bar each so many epochs", group="machine", result=False)
+
+    def flags(self):
+        """Every field as a plain dict, as config.json keeps it."""
+        return dataclasses.asdict(self)
+
+    def results(self):
+        """The fields that change the result: what the folder's hash covers and a resumed run must match."""
+        return {f.name: getattr(self, f.name) for f in dataclasses.fields(self) if f.metadata["result"]}
+
+    @property
+    def run_name(self):
+        """<dataset>-<arch>-<attack><mix>-<prune_type>-s<seed>-<hash8>: readable, and no two runs share it."""
+        images = f"{self.attack}{self.mix_ratio:g}" if self.attack else "clean"
+        return f"{self.dataset}-{self.arch_type}-{images}-{self.prune_type}-s{self.seed}-{hash8(self.results())}"
+
+
+PRESETS = {
+    # Frankle & Carbin 2019, Lenet-300-100: 50k iterations of 60 images are 55 epochs of 55k
+    "frankle": dict(
+        arch_type="fc1", optimizer="adam", lr=1.2e-3, batch_size=60, init="glorot_normal", val_fraction=1 / 12,
+        prune_percent=20.0, output_prune_percent=10.0, prune_iterations=21, end_iter=55, valid_steps=100,
+    ),
+    # Cosentino 2019: half clean, half adversarial; 30k iterations of 60 images are 36 epochs of 50k
+    "cosentino": dict(
+        arch_type="fc1_nobias", optimizer="adam", lr=1.2e-3, batch_size=60, val_fraction=1 / 6,
+        prune_percent=20.0, output_prune_percent=10.0, prune_iterations=21, end_iter=36,
+        attack="fgsm", mix_ratio=0.5, epsilon=0.3, attack_steps={"pgd": 10}, attack_step_size={"pgd": 0.05},
+    ),
+    # the two scripts this program rewrites
+    "original": dict(
+        optimizer="sgd", lr=1.2e-3, momentum=0.5, weight_decay=1e-4, batch_size=60, prune_percent=10.0,
+        prune_iterations=35, end_iter=100, epsilon={"fgsm": 0.2, "pgd": 0.1},
+    ),
+}  # fmt: skip
+
+GROUPS = {
+    "experiment": "what is run",
+    "pruning": "how weights are removed",
+    "attack": "attacked images (all values on [0, 1] pixels)",
+    "training": "how each round trains",
+    "machine": "where it runs and what it keeps; none of these changes a result",
+}
+
+
+class OneLineParser(argparse.ArgumentParser):
+    """An argparse parser whose errors are one line and name the nearest valid flag."""
+
+    def error(self, message):
+        """Raise UserError instead of printing the usage."""
+        known = [name for action in self._actions for name in action.option_strings]
+        if message.startswith("unrecognized arguments: "):
+            choose("flag", message.split(": ", 1)[1].split()[0].split("=")[0], known)
+        raise UserError(message)
+
+
+def make_parser():
+    """The argparse parser of main.py, built from RunConfig's fields; unset flags are left out of its result."""
+    parser = OneLineParser(
+        prog="main.py",
+        usage="python main.py [--flag=value ...]",
+        allow_abbrev=False,
+        argument_default=argparse.SUPPRESS,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        description="Find winning lottery tickets in networks trained on clean, attacked or mixed images.",
+        epilog=_epilog(),
+    )
+    groups = {name: parser.add_argument_group(name, why) for name, why in GROUPS.items()}
+    for item in dataclasses.fields(RunConfig):
+        note, group = item.metadata, groups[item.metadata["group"]]
+        default = "" if item.default in (None, "", False) else f" (default: {_show(item.default)})"
+        why = note["why"].replace("%", "%%") + default
+        if note["kind"] is bool:
+            group.add_argument(f"--{item.name}", action="store_true", help=why)
+            continue
+        if note["names"]:
+            why += f" [{', '.join(note['names'])}]"
+        group.add_argument(f"--{item.name}", type=note["kind"] or str, metavar=item.name.upper(), help=why)
+    groups["attack"].add_argument("--attack_rate", type=number, metavar="PERCENT", help="mix_ratio in percent")
+    groups["experiment"].add_argument(
+        "--preset", metavar="NAME", help=f"a set of flags that explicit flags override [{', '.join(PRESETS)}]"
+    )
+    groups["machine"].add_argument(
+        "--resume", nargs="?", const="", metavar="FOLDER",
+        help="insist on going on with a run: FOLDER's, with its flags, or the one these flags name "
+        "(the same command goes on by itself where it was)",
+    )  # fmt: skip
+    return parser
+
+
+def parse(argv=None):
+    """Turn the command line into (RunConfig, resume), resume being None, "" or a folder; UserError if it makes no sense."""
+    given = vars(make_parser().parse_args(argv))
+    resume = given.pop("resume", None)
+    preset = given.pop("preset", None)
+    if preset:
+        choose("preset", preset, list(PRESETS))
+        given = PRESETS[preset] | given
+    if not resume:
+        return resolve(given), resume
+    path = Path(resume) / "config.json"
+    try:
+        saved = json.loads(path.read_text())["flags"]
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise UserError(f"--resume={resume}: {path} is not a run's configuration ({error})") from None
+    config = resolve(saved | {"runs_dir": str(Path(resume).parent)} | given)
+    must_match(config, saved, resume)
+    return config, resume
+
+
+def must_match(config, saved, folder):
+    """Raise UserError if `config` would give other results than the flags `saved` in `folder`."""
+    new = config.results()
+    differing = [f"{key} is {saved.get(key)!r} there and {new[key]!r} here" for key in new if saved.get(key) != new[key]]
+    if differing:
+        raise UserError(f"{folder} belongs to another run: {'; '.join(differing)}")
+
+
+def resolve(given):
+    """Fill in what follows from the flags in `given` (a dict), check everything, return a RunConfig."""
+    given = dict(given)
+    known = {f.name for f in dataclasses.fields(RunConfig)} | {"attack_rate"}
+    for name in given:
+        choose("flag", name, sorted(known))
+    _split_dataset_name(given)
+    _resolve_mix(given)
+    config = RunConfig(**{key: None if isinstance(value, dict) else value for key, value in given.items()})
+    for item in dataclasses.fields(RunConfig):
+        if item.metadata["names"] and getattr(config, item.name) is not None:
+            choose(item.name, getattr(config, item.name), list(item.metadata["names"]))
+    in_shape, _ = data.describe(config.dataset, config.data_dir)
+    derived = _attack_defaults(config, given, in_shape)
+    derived["output_prune_percent"] = _first(config.output_prune_percent, config.prune_percent)
+    derived["order_seed"] = _first(config.order_seed, config.seed)
+    config = dataclasses.replace(config, **derived)
+    _check(config)
+    return config
+
+
+def _split_dataset_name(given):
+    """`mnist_fgsm_attack` becomes dataset mnist, attack fgsm; two different attacks are an error."""
+    name = given.get("dataset", RunConfig.dataset)
+    match = re.fullmatch(r"(.+)_([^_]+)_attack", name)
+    if not match:
+        return
+    given["dataset"], attack = match.groups()
+    choose("attack", attack, list(ATTACKS))
+    if given.get("attack") not in (None, attack):
+        raise UserError(f"--dataset={name} says attack {attack!r} and --attack says {given['attack']!r}: leave one out")
+    given["attack"] = attack
+
+
+def _resolve_mix(given):
+    rate = given.pop("attack_rate", None)
+    if rate is not None:
+        if given.get("mix_ratio") not in (None, rate / 100):
+            raise UserError(f"--attack_rate={rate:g} (percent) and --mix_ratio={given['mix_ratio']:g} differ: leave one out")
+        given["mix_ratio"] = rate / 100
+    if given.get("mix_ratio") is None:
+        given["mix_ratio"] = 1.0 if given.get("attack") else 0.0
+    if not 0 <= given["mix_ratio"] <= 1:
+        raise UserError(f"--mix_ratio={given['mix_ratio']:g}: a share between 0 and 1 is needed (--attack_rate is in percent)")
+    if given["mix_ratio"] > 0 and not given.get("attack"):
+        raise UserError(f"--mix_ratio={given['mix_ratio']:g} needs an attack: add --attack=fgsm or --dataset=..._fgsm_attack")
+
+
+def _attack_defaults(config, given, in_shape):
+    """Epsilon and the rest for this attack and these images; a preset may name a value per attack.
+
+    Without an attack, epsilon is FGSM's: the radius at which the pruned nets are tested.
+    """
+    attack = ATTACKS[config.attack or "fgsm"]
+    colour = in_shape[0] > 1
+    table = {"epsilon": attack.epsilon[colour], "attack_steps": attack.steps, "attack_step_size": attack.step_size[colour]}
+    for key in table:
+        value = given.get(key)
+        table[key] = _first(value.get(config.attack or "fgsm") if isinstance(value, dict) else value, table[key])
+    if config.attack:
+        # DeepRobust's two networks fix their image size: the CNN is made for it, the ResNet18 for 32x32
+        table["surrogate"] = config.surrogate or ("deeprobust_resnet18" if in_shape[1:] == (32, 32) else "deeprobust_cnn")
+        table["surrogate_epochs"] = _first(config.surrogate_epochs, 15 if colour else 0)
+    return table
+
+
+def _check(config):
+    """Raise UserError for the first flag whose value makes no sense."""
+    drops = re.fullmatch(r"(\d+(,\d+)*)?", config.lr_drops)
+    rules = [
+        (0 < config.prune_percent < 100, "prune_percent", "more than 0 and less than 100"),
+        (0 <= config.output_prune_percent < 100, "output_prune_percent", "at least 0 and less than 100"),
+        (config.prune_iterations >= 1, "prune_iterations", "at least 1 (the dense round)"),
+        (0 <= config.start_iter < max(config.prune_iterations, 1), "start_iter", "0 or more and less than prune_iterations"),
+        (config.end_iter >= 1, "end_iter", "at least 1 epoch"),
+        (config.seed >= 0 and config.order_seed >= 0 and config.attack_seed >= 0, "seed", "0 or more (as order_seed, attack_seed)"),
+        (0 <= config.rewind_epoch < max(config.end_iter, 1), "rewind_epoch", "0 or more and less than end_iter"),
+        (0 <= config.epsilon <= 1, "epsilon", "from 0 to 1 (pixels are on [0, 1]; 8/255 is accepted)"),
+        (config.attack_steps >= 1, "attack_steps", "at least 1"),
+        (0 < config.attack_step_size < math.inf, "attack_step_size", "more than 0"),
+        (config.surrogate_epochs is None or config.surrogate_epochs >= 0, "surrogate_epochs", "0 (chosen by size) or more"),
+        (0 < config.lr < math.inf, "lr", "more than 0"),
+        (0 <= config.momentum < 1, "momentum", "at least 0 and less than 1"),
+        (0 <= config.weight_decay < math.inf, "weight_decay", "0 or more"),
+        (config.warmup_steps >= 0, "warmup_steps", "0 or more"),
+        (drops is not None, "lr_drops", "epochs separated by commas, such as 80,120"),
+        (config.batch_size >= 1, "batch_size", "at least 1"),
+        (0 < config.val_fraction < 1, "val_fraction", "more than 0 and less than 1"),
+        (config.valid_freq >= 1, "valid_freq", "at least 1"),
+        (config.valid_steps >= 0, "valid_steps", "0 or more"),
+        (config.print_freq >= 1, "print_freq", "at least 1"),
+        (config.threads >= 0, "threads", "0 (chosen by the network) or more"),
+        (config.gpu is None or config.gpu >= 0, "gpu", "0 or more"),
+    ]
+    for holds, name, right in rules:
+        if not holds:
+            raise UserError(f"--{name}={_show(getattr(config, name))}: {right} is needed")
+    if config.prune_type != "lt" and config.rewind_epoch:
+        raise UserError(f"--rewind_epoch={config.rewind_epoch} is for --prune_type=lt: {config.prune_type} rewinds to nothing")
+
+
+def _first(value, default):
+    return default if value is None else value
+
+
+def _show(value):
+    return f"{value:.6g}" if isinstance(value, float) else value
+
+
+def _epilog():
+    rows = [f"  {'attack':8}{'norm':6}{'epsilon gray / colour':>24}{'steps':>7}{'step size gray / colour':>26}"]
+    for name, a in ATTACKS.items():
+        pairs = [f"{gray:g} / {Fraction(colour).limit_denominator(255)}" for gray, colour in (a.epsilon, a.step_size)]
+        rows.append(f"  {name:8}{a.norm:6}{pairs[0]:>24}{a.steps:>7}{pairs[1]:>26}")
+    return "defaults of the attacks, by kind of image:\n" + "\n".join(rows) + (
+        "\n\nexamples:\n"
+        "  python main.py                                     dense and 34 pruned nets on digits, no download\n"
+        "  python main.py --dataset=mnist_fgsm_attack --prune_percent=20 --prune_iterations=15 --end_iter=3\n"
+        "  python main.py --dataset=mnist --attack=pgd --epsilon=0.1 --mix_ratio=0.5 --prune_type=reinit\n"
+        "  python main.py --preset=frankle --dataset=mnist --seed=1\n"
+        "then: python plots.py runs/* -o plots/"
+    )  # fmt: skip

@@ -1,0 +1,207 @@
+"""DATASETS: a name -> training and test images, uint8 (N, C, H, W) with int64 labels.
+
+numpy only: images stay uint8 until they are on the device, in [0, 1]; normalisation is the
+model's first layer. torchvision and scikit-learn are imported where they are used.
+"""
+
+import re
+import shutil
+import tempfile
+import zipfile
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from utils import UserError, choose, permutation
+
+ARRAYS = ("train_images", "train_labels", "test_images", "test_labels")
+MAX_BYTES = 8 << 30  # of one array in an .npz: a header that claims more is refused before it is read
+
+
+@dataclass(frozen=True)
+class Dataset:
+    """Images are uint8 (N, C, H, W), labels int64 (N,) in range(num_classes)."""
+
+    name: str
+    train_images: np.ndarray
+    train_labels: np.ndarray
+    test_images: np.ndarray
+    test_labels: np.ndarray
+    num_classes: int
+
+    @property
+    def in_shape(self):
+        """(C, H, W)."""
+        return self.train_images.shape[1:]
+
+
+def digits(data_dir):
+    """scikit-learn's 1,797 handwritten digits (8x8, 17 grays), resized to 28x28; 360 of them are the test set."""
+    from PIL import Image
+    from sklearn.datasets import load_digits
+
+    raw = load_digits()
+    small = (raw.images * (255 / 16)).round().astype(np.uint8)
+    images = np.stack([np.asarray(Image.fromarray(image).resize((28, 28), Image.BICUBIC)) for image in small])
+    order = permutation(len(images), 0, "digits test set").numpy()
+    images, labels = _channels_first(images[order]), raw.target[order].astype(np.int64)
+    return images[360:], labels[360:], images[:360], labels[:360]
+
+
+def from_torchvision(class_name, folder):
+    """A loader for a torchvision data set; downloads go to a temporary folder first, so a failure leaves nothing."""
+
+    def load(data_dir):
+        import torchvision
+
+        make = getattr(torchvision.datasets, class_name)
+        try:
+            parts = [make(data_dir, train=train) for train in (True, False)]
+        except RuntimeError:  # torchvision's way to say: not there, or damaged
+            _download(make, class_name, Path(data_dir), folder)
+            parts = [make(data_dir, train=train) for train in (True, False)]
+        arrays = []
+        for part in parts:
+            images = np.asarray(part.data)
+            arrays += [_channels_first(images), np.asarray(part.targets, dtype=np.int64)]
+        return arrays
+
+    return load
+
+
+def _download(make, class_name, data_dir, folder):
+    """Download into a temporary folder beside `data_dir`, then move what came into it."""
+    existed = data_dir.exists()
+    try:
+        data_dir.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(dir=data_dir, prefix=".download-") as temporary:
+            for train in (True, False):
+                make(temporary, train=train, download=True)
+            shutil.copytree(temporary, data_dir, dirs_exist_ok=True)
+    except (OSError, RuntimeError) as error:
+        if not existed:
+            shutil.rmtree(data_dir, ignore_errors=True)
+        reason = str(error).strip().splitlines()[-1] if str(error).strip() else type(error).__name__
+        raise UserError(
+            f"{class_name} is not in {data_dir} and cannot be downloaded ({reason}): put its files into "
+            f"{data_dir / folder}, or use --dataset=digits, which needs none"
+        ) from error
+
+
+#            (C, H, W), classes, loader(data_dir) -> train images, train labels, test images, test labels
+DATASETS = {
+    "digits": ((1, 28, 28), 10, digits),
+    "mnist": ((1, 28, 28), 10, from_torchvision("MNIST", "MNIST/raw")),
+    "fashionmnist": ((1, 28, 28), 10, from_torchvision("FashionMNIST", "FashionMNIST/raw")),
+    "cifar10": ((3, 32, 32), 10, from_torchvision("CIFAR10", "cifar-10-batches-py")),
+    "cifar100": ((3, 32, 32), 100, from_torchvision("CIFAR100", "cifar-100-python")),
+}
+
+
+def load(name, data_dir):
+    """The Dataset called `name`: one of DATASETS, or <data_dir>/<name>.npz. UserError if there is none, or it is unsound."""
+    if name in DATASETS:
+        _, num_classes, loader = DATASETS[name]
+        return Dataset(name, *loader(data_dir), num_classes)
+    path = _npz_path(name, data_dir)
+    _, num_classes = describe(name, data_dir)
+    with np.load(path, allow_pickle=False) as file:
+        arrays = [file[array] for array in ARRAYS]
+    images = [_channels_first(array) for array in arrays[0::2]]
+    labels = [array.astype(np.int64) for array in arrays[1::2]]
+    return Dataset(name, images[0], labels[0], images[1], labels[1], num_classes)
+
+
+def describe(name, data_dir):
+    """((C, H, W), number of classes) of a data set; of an .npz only headers and labels are read."""
+    if name in DATASETS:
+        return DATASETS[name][:2]
+    path = _npz_path(name, data_dir)
+    headers = _npz_headers(path)
+    shapes = {array: headers[array][0] for array in ARRAYS}
+    for part in ("train", "test"):
+        images, labels = shapes[f"{part}_images"], shapes[f"{part}_labels"]
+        if headers[f"{part}_images"][1] != np.uint8:
+            raise UserError(f"{path}: {part}_images is {headers[f'{part}_images'][1]}: uint8 is needed, 0 to 255")
+        if len(images) not in (3, 4) or (len(images) == 4 and images[3] not in (1, 3)) or 0 in images:
+            raise UserError(f"{path}: {part}_images has shape {images}: (N, H, W) or (N, H, W, 1 or 3) is needed")
+        if headers[f"{part}_labels"][1].kind not in "iu" or labels != images[:1]:
+            raise UserError(
+                f"{path}: {part}_labels is {headers[f'{part}_labels'][1]} {labels}: one whole number an image, {images[:1]}, is needed"
+            )
+    if shapes["train_images"][1:] != shapes["test_images"][1:]:
+        raise UserError(f"{path}: train_images and test_images have different shapes {shapes['train_images'][1:]} and {shapes['test_images'][1:]}")
+    try:
+        with np.load(path, allow_pickle=False) as file:
+            train, test = file["train_labels"].astype(np.int64), file["test_labels"].astype(np.int64)
+    except (OSError, ValueError, zipfile.BadZipFile) as error:
+        raise UserError(f"{path} is damaged ({error})") from error
+    classes = int(train.max()) + 1
+    if train.min() < 0 or test.min() < 0 or test.max() >= classes or not 2 <= classes <= 10_000:
+        raise UserError(
+            f"{path}: labels run {train.min()}..{train.max()} (train) and {test.min()}..{test.max()} (test): "
+            "0..K-1 is needed in both, with the highest class among the training images"
+        )
+    return _chw(shapes["train_images"]), classes
+
+
+def split(count, val_fraction, seed):
+    """Positions of the training and of the validation images among `count`, drawn from the stream "split"."""
+    held_out = round(count * val_fraction)
+    if not 0 < held_out < count:
+        raise UserError(f"--val_fraction={val_fraction:g} of {count} images leaves {held_out} to validate on: choose another share")
+    order = permutation(count, seed, "split").numpy()
+    return np.sort(order[held_out:]), np.sort(order[:held_out])
+
+
+def channel_stats(images):
+    """Mean and standard deviation of each channel, on [0, 1] pixels, of uint8 (N, C, H, W)."""
+    values = np.arange(256) / 255
+    mean, std = [], []
+    for channel in range(images.shape[1]):
+        # a histogram of 256 values is exact, and needs no float copy of the images
+        counts = np.bincount(images[:, channel].reshape(-1), minlength=256)
+        mean.append(float(np.average(values, weights=counts)))
+        std.append(float(np.sqrt(np.average((values - mean[-1]) ** 2, weights=counts))))
+    return mean, [max(value, 1e-6) for value in std]
+
+
+def _channels_first(images):
+    """(N, H, W) or (N, H, W, C) -> (N, C, H, W), copied: numpy calls odd strides of one channel contiguous, torch then guesses another layout."""
+    images = images[..., None] if images.ndim == 3 else images
+    return images.transpose(0, 3, 1, 2).copy(order="C")
+
+
+def _chw(shape):
+    return (shape[3] if len(shape) == 4 else 1, shape[1], shape[2])
+
+
+def _npz_path(name, data_dir):
+    if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9_.-]*", name):
+        raise UserError(f"--dataset={name!r}: a name of letters, digits, '_', '-' and '.' is needed, not a path")
+    path = Path(data_dir) / f"{name}.npz"
+    if not path.is_file():
+        choose("data set", name, [*DATASETS, *sorted(p.stem for p in Path(data_dir).glob("*.npz"))])
+    return path
+
+
+def _npz_headers(path):
+    """{array name: (shape, dtype)} from the headers alone; UserError where an array is missing or not plain numbers."""
+    try:
+        with zipfile.ZipFile(path) as archive:
+            missing = [array for array in ARRAYS if f"{array}.npy" not in archive.namelist()]
+            if missing:
+                raise UserError(f"{path} lacks {', '.join(missing)}: it must hold {', '.join(ARRAYS)}")
+            headers = {}
+            for array in ARRAYS:
+                with archive.open(f"{array}.npy") as file:
+                    version = np.lib.format.read_magic(file)
+                    read = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
+                    shape, _, dtype = read(file)
+                if int(np.prod(shape, dtype=object)) * dtype.itemsize > MAX_BYTES:
+                    raise UserError(f"{path}: {array} claims shape {shape}, over {MAX_BYTES >> 30} GiB")
+                headers[array] = (shape, dtype)
+            return headers
+    except (OSError, ValueError, zipfile.BadZipFile) as error:
+        raise UserError(f"{path} is not an .npz of plain arrays ({error})") from error

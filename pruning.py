@@ -1,0 +1,90 @@
+"""Masks as pure functions of dicts keyed by parameter name.
+
+A mask is a bool tensor of its weight's shape, True where the weight is alive. Prunable are the
+weights of convolution and linear layers: no bias, no batch-norm.
+"""
+
+import torch
+from torch import nn
+
+
+def prunable(model):
+    """Names of the weights of the model's convolution and linear layers, in the model's order; the last is the output layer."""
+    kinds = (nn.Conv1d, nn.Conv2d, nn.Conv3d, nn.Linear)
+    return [f"{name}.weight" for name, module in model.named_modules() if isinstance(module, kinds)]
+
+
+def ones(model):
+    """Masks with every prunable weight alive."""
+    parameters = dict(model.named_parameters())
+    return {name: torch.ones_like(parameters[name], dtype=torch.bool) for name in prunable(model)}
+
+
+def prune(weights, masks, percent, scope="layer", output_percent=None):
+    """New masks without the `percent` of the alive weights that are smallest in magnitude.
+
+    weights, masks: dicts by name, the last mask being the output layer's. Exactly
+    round(percent / 100 * alive) weights go, of each layer (scope "layer", Han 2015; Frankle & Carbin
+    2019, section 2) or of the net as a whole ("global", same, section 4); of equal magnitudes the
+    first go, in the order of the names and then of memory. output_percent is the output layer's own
+    rate; under "global" that layer is then pruned by itself. ValueError if a weight is not finite.
+    """
+    rates = dict.fromkeys(masks, percent)
+    output = next(reversed(masks), None)
+    if output_percent is not None and output is not None:
+        rates[output] = output_percent
+    if scope == "layer":
+        pools = [[name] for name in masks]
+    elif output_percent is None or output_percent == percent:
+        pools = [list(masks)]
+    else:
+        pools = [[name for name in masks if name != output], [output]]
+    new = {}
+    for names in pools:
+        if names:
+            new |= _prune_pool(weights, {name: masks[name] for name in names}, rates[names[0]])
+    return {name: new[name] for name in masks}
+
+
+def _prune_pool(weights, masks, percent):
+    """Prune these layers as one list of weights."""
+    alive = torch.cat([masks[name].reshape(-1) for name in masks]).nonzero().squeeze(1)
+    magnitude = torch.cat([weights[name].detach().reshape(-1) for name in masks]).abs()[alive]
+    if not torch.isfinite(magnitude).all():
+        raise ValueError("a weight is not finite: there is no magnitude to prune by")
+    count = round(percent / 100 * len(alive))
+    goes = alive[magnitude.sort(stable=True).indices[:count]]
+    flat = torch.cat([masks[name].reshape(-1) for name in masks])
+    flat[goes] = False
+    parts = flat.split([masks[name].numel() for name in masks])
+    return {name: part.reshape(masks[name].shape) for name, part in zip(masks, parts)}
+
+
+def prune_to_round(weights, masks, config, round_number):
+    """Masks of round `round_number`: from the last round's trained weights and masks, or for "oneshot" from the dense net's.
+
+    One-shot goes from the dense net straight to the density (1 - p)^round, in one step.
+    """
+    percent, output = config.prune_percent, config.output_prune_percent
+    if config.prune_schedule == "oneshot":
+        masks = {name: torch.ones_like(mask) for name, mask in masks.items()}
+        percent, output = (100 * (1 - (1 - p / 100) ** round_number) for p in (percent, output))
+    return prune(weights, masks, percent, config.prune_scope, output)
+
+
+def apply(weights, masks):
+    """The weights with the pruned ones exactly 0; names without a mask pass unchanged."""
+    return {name: value * masks[name] if name in masks else value.clone() for name, value in weights.items()}
+
+
+def counts(masks):
+    """(kept, total) weights over all masks."""
+    return sum(int(mask.sum()) for mask in masks.values()), sum(mask.numel() for mask in masks.values())
+
+
+def table(masks):
+    """The per-layer table that each round prints, as text: layer, kept, total, density in percent."""
+    rows = [(name.removesuffix(".weight"), *counts({name: mask})) for name, mask in masks.items()]
+    rows.append(("total", *counts(masks)))
+    width = max(len(row[0]) for row in rows)
+    return "\n".join(f"  {name:{width}} {kept:>11,} of {total:>11,} {100 * kept / total:7.2f} %" for name, kept, total in rows)

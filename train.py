@@ -1,0 +1,288 @@
+"""Fit and evaluate a cohort: R runs trained in lockstep.
+
+Everything a run owns carries a leading run axis (R, ...). The loss is written for one run and
+vmapped when R > 1; R = 1 takes the same code without the vmap and without the axis. The
+optimiser is elementwise, so each run of a cohort gets exactly the update it would get alone.
+"""
+
+import math
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import nn
+from torch.func import functional_call
+
+import pruning
+from utils import permutation, stream
+
+EVAL_BATCH = 1000
+
+
+class Diverged(ArithmeticError):
+    """A loss that is not a number; says where."""
+
+
+@dataclass
+class Data:
+    """The pool and what each run of the cohort takes from it, on the device.
+
+    images: (P, C, H, W) floats in [0, 1], clean images first, their attacked versions after them;
+    labels: (P,); train_index and val_index: (R, N) and (R, V) positions in the pool.
+    """
+
+    images: torch.Tensor
+    labels: torch.Tensor
+    train_index: torch.Tensor
+    val_index: torch.Tensor
+
+
+class Cohort:
+    """R networks of one architecture with their masks.
+
+    states: R dicts name -> tensor with every parameter and buffer; masks: R dicts as pruning.py
+    makes them. Pruned weights are 0 from the start and stay so: their gradients are masked.
+    """
+
+    def __init__(self, model, states, masks, device):
+        self.size = len(states)
+        self.model = model.to(device)
+        self.has_dropout = any(isinstance(module, nn.Dropout) for module in model.modules())
+        if self.has_dropout and self.size > 1:
+            raise ValueError("a network with dropout trains in cohorts of one: its draws are the run's own")
+        names = [name for name, _ in model.named_parameters()]
+        stacked = {name: self._stack([state[name] for state in states], device) for name in states[0]}
+        self.masks = {name: self._stack([mask[name] for mask in masks], device) for name in masks[0]}
+        stacked = pruning.apply(stacked, self.masks)
+        self.params = {name: stacked.pop(name).requires_grad_() for name in names}
+        self.buffers = stacked
+
+    def _stack(self, tensors, device):
+        stacked = torch.stack([tensor.to(device) for tensor in tensors])
+        return stacked if self.size > 1 else stacked[0]
+
+    def logits(self, images):
+        """(R, B, C, H, W) images in [0, 1], (B, C, H, W) when R = 1 -> logits (R, B, K), (B, K) when R = 1."""
+
+        def one(params, buffers, x):
+            return functional_call(self.model, (params, buffers), (x,))
+
+        return (torch.vmap(one) if self.size > 1 else one)(self.params, self.buffers, images)
+
+    def losses(self, images, labels):
+        """Mean cross-entropy of each run, (R,), or a scalar when R = 1; images and labels as for `logits`."""
+        logits = self.logits(images)
+        each = F.cross_entropy(logits.flatten(0, -2), labels.flatten(), reduction="none")
+        return each.view(labels.shape).mean(-1)
+
+    def select(self, index):
+        """An index (R, B) as this cohort takes it: (B,) when R = 1."""
+        return index if self.size > 1 else index[0]
+
+    def state(self):
+        """Clones of every parameter and buffer, by name, with the run axis only when R > 1."""
+        return {name: tensor.detach().clone() for name, tensor in {**self.params, **self.buffers}.items()}
+
+    def load(self, state):
+        """Take over the values of `state`."""
+        with torch.no_grad():
+            for name, tensor in {**self.params, **self.buffers}.items():
+                tensor.copy_(state[name])
+
+    def unstack(self, state):
+        """A dict with a run axis -> R dicts of CPU tensors without it."""
+        if self.size == 1:
+            return [{name: tensor.cpu() for name, tensor in state.items()}]
+        return [{name: tensor[run].cpu() for name, tensor in state.items()} for run in range(self.size)]
+
+
+@dataclass
+class Fit:
+    """What a round of training leaves: rows per run for epochs.csv, and states as Cohort.state() gives them."""
+
+    rows: list  # R lists of dicts: epoch, iteration, train_loss, val_loss, val_accuracy
+    best: dict  # at the validation of the highest accuracy, the earliest of equals
+    rewind: dict | None  # after epoch config.rewind_epoch of round 0
+
+
+def fit(cohort, data, config, seeds, round_number, on_epoch=lambda epoch, rows: None):
+    """Train the cohort from its present weights to the end of its last epoch; returns a Fit.
+
+    config: the settings that the runs share; seeds: R order seeds. Rounds after 0 of a net that
+    was rewound to epoch k start at epoch k. Diverged if a training loss is not finite.
+    """
+    first = config.rewind_epoch if round_number else 0
+    steps = math.ceil(data.train_index.shape[1] / config.batch_size)
+    optimizer = make_optimizer(cohort.params.values(), config)
+    # layers with nothing pruned yet need no mask
+    masks = {name: mask.float() for name, mask in cohort.masks.items() if not mask.all()}
+    best, best_accuracy, rewind, rows = cohort.state(), torch.full((cohort.size,), -1.0), None, [[] for _ in seeds]
+    best_accuracy = best_accuracy.to(data.images.device)
+    for epoch in range(first, config.end_iter):
+        batches = epoch_batches(data, config, seeds, round_number, epoch)
+        losses = torch.empty(steps, cohort.size, device=data.images.device)
+        checks = []  # (iteration, validation loss, accuracy), left on the device until the epoch is over
+        cohort.model.train()
+        for step, (images, labels) in enumerate(batches(cohort)):
+            iteration = epoch * steps + step + 1
+            set_learning_rate(optimizer, config, iteration, epoch)
+            losses[step] = train_step(cohort, images, labels, optimizer, masks)
+            if is_due(config, iteration, steps):
+                loss, accuracy = evaluate(cohort, data.images, data.labels, data.val_index)
+                keep_best(best, cohort, accuracy > best_accuracy)
+                best_accuracy = torch.maximum(best_accuracy, accuracy)
+                checks.append((iteration, loss, accuracy))
+                cohort.model.train()
+        _raise_if_diverged(losses.cpu(), round_number, epoch, config)
+        _append_rows(rows, checks, losses.cpu(), epoch, steps)
+        if round_number == 0 and epoch + 1 == config.rewind_epoch:
+            rewind = cohort.state()
+        on_epoch(epoch, rows)
+    return Fit(rows, best, rewind)
+
+
+def train_step(cohort, images, labels, optimizer, masks):
+    """One update of every run; returns the losses (R,) before it, on the device."""
+    losses = cohort.losses(images, labels)
+    losses.sum().backward()  # the runs share no weight, so each gets its own gradient
+    for name, mask in masks.items():
+        cohort.params[name].grad.mul_(mask)
+    optimizer.step()
+    optimizer.zero_grad()
+    return losses.detach()
+
+
+def make_optimizer(params, config):
+    """torch.optim on the cohort's tensors: Adam or SGD, fused."""
+    if config.optimizer == "adam":
+        return torch.optim.Adam(params, lr=config.lr, weight_decay=config.weight_decay, fused=True)
+    return torch.optim.SGD(params, lr=config.lr, momentum=config.momentum, weight_decay=config.weight_decay, fused=True)
+
+
+def set_learning_rate(optimizer, config, iteration, epoch):
+    """Linear warm-up over config.warmup_steps, then a tenth after each epoch in config.lr_drops."""
+    warm = min(1.0, iteration / config.warmup_steps) if config.warmup_steps else 1.0
+    drops = sum(epoch >= int(at) for at in config.lr_drops.split(",") if at)
+    optimizer.param_groups[0]["lr"] = config.lr * warm * 0.1**drops
+
+
+def is_due(config, iteration, steps):
+    """Whether to validate now: each valid_steps steps, or each valid_freq epochs; always at the very end."""
+    if iteration == config.end_iter * steps:
+        return True
+    return iteration % (config.valid_steps or config.valid_freq * steps) == 0
+
+
+def epoch_batches(data, config, seeds, round_number, epoch):
+    """A function of the cohort that yields this epoch's (images, labels), the last batch as short as it comes.
+
+    Order and crops are drawn from each run's own streams (seed, name, round, epoch).
+    """
+    count, device = data.train_index.shape[1], data.images.device
+    order = torch.stack([permutation(count, seed, "order", round_number, epoch) for seed in seeds]).to(device)
+    order = data.train_index.gather(1, order)  # (R, N) positions in the pool
+    shifts = None
+    if config.augment:
+        shifts = torch.stack([crop_and_flip_draws(count, seed, round_number, epoch) for seed in seeds]).to(device)
+
+    def batches(cohort):
+        if cohort.has_dropout:
+            torch.manual_seed(stream(seeds[0], "dropout", round_number, epoch))
+        for start in range(0, count, config.batch_size):
+            index = cohort.select(order[:, start : start + config.batch_size])
+            images = data.images[index]
+            if shifts is not None:
+                images = crop_and_flip(images, cohort.select(shifts[:, start : start + config.batch_size]))
+            yield images, data.labels[index]
+
+    return batches
+
+
+def crop_and_flip_draws(count, seed, round_number, epoch, padding=4):
+    """(N, 3) whole numbers an image: rows and columns to shift by, 0 to 2 * padding, and 1 to flip."""
+    generator = torch.Generator().manual_seed(stream(seed, "augment", round_number, epoch))
+    shift = torch.randint(0, 2 * padding + 1, (count, 2), generator=generator)
+    return torch.cat([shift, torch.randint(0, 2, (count, 1), generator=generator)], dim=1)
+
+
+def crop_and_flip(images, draws, padding=4):
+    """Each image (..., C, H, W) shifted within a border of zeros and flipped as its draws (..., 3) say."""
+    shape = images.shape
+    images, draws = images.flatten(0, -4), draws.flatten(0, -2)
+    height, width = shape[-2:]
+    rows = draws[:, 0, None] + torch.arange(height, device=images.device)  # (B, H)
+    columns = torch.arange(width, device=images.device).expand(len(draws), width)
+    columns = draws[:, 1, None] + torch.where(draws[:, 2, None] == 1, columns.flip(1), columns)  # (B, W)
+    padded = F.pad(images, [padding] * 4).permute(0, 2, 3, 1)
+    each = torch.arange(len(images), device=images.device)[:, None, None]
+    return padded[each, rows[:, :, None], columns[:, None, :]].permute(0, 3, 1, 2).reshape(shape)
+
+
+@torch.no_grad()
+def keep_best(best, cohort, better):
+    """Overwrite `best` with the present state of the runs for which `better` (R,) is true, without asking the host."""
+    for name, tensor in {**cohort.params, **cohort.buffers}.items():
+        where = better.view(-1, *[1] * (tensor.dim() - 1)) if cohort.size > 1 else better[0]
+        best[name] = torch.where(where, tensor, best[name])
+
+
+@torch.no_grad()
+def evaluate(cohort, images, labels, index=None):
+    """Mean cross-entropy (R,) and accuracy in percent (R,), on the device.
+
+    images (P, C, H, W) and labels (P,); index: (R, N), each run's own positions; None: all of them.
+    """
+    if index is None:
+        index = torch.arange(len(labels), device=labels.device).expand(cohort.size, -1)
+    cohort.model.eval()
+    loss, hits = (torch.zeros(cohort.size, device=labels.device) for _ in range(2))
+    for start in range(0, index.shape[1], EVAL_BATCH):
+        chosen = cohort.select(index[:, start : start + EVAL_BATCH])
+        logits, target = cohort.logits(images[chosen]), labels[chosen]
+        each = F.cross_entropy(logits.flatten(0, -2), target.flatten(), reduction="none")
+        loss += each.view(cohort.size, -1).sum(1)
+        hits += (logits.argmax(-1) == target).view(cohort.size, -1).sum(1)
+    return loss / index.shape[1], 100 * hits / index.shape[1]
+
+
+def attacked_accuracy(cohort, attack, images, labels):
+    """Accuracy in percent (R,) on images attacked against each run's own network (white-box).
+
+    attack: a function (predict, images, labels) -> images, elementwise over leading axes.
+    """
+    cohort.model.eval()
+    hits = torch.zeros(cohort.size, device=labels.device)
+    for start in range(0, len(labels), EVAL_BATCH):
+        part = slice(start, start + EVAL_BATCH)
+        x = cohort.select(images[part].expand(cohort.size, *images[part].shape))
+        y = cohort.select(labels[part].expand(cohort.size, -1))
+        with torch.no_grad():
+            predicted = cohort.logits(attack(cohort.logits, x, y)).argmax(-1)
+        hits += (predicted == y).view(cohort.size, -1).sum(1)
+    return 100 * hits / len(labels)
+
+
+def _raise_if_diverged(losses, round_number, epoch, config):
+    bad = (~torch.isfinite(losses)).nonzero()
+    if len(bad):
+        step, run = bad[0].tolist()
+        raise Diverged(
+            f"the training loss is {losses[step, run].item()} in round {round_number}, epoch {epoch + 1}, step {step + 1} "
+            f"of run {run + 1} of {losses.shape[1]}: a smaller --lr (now {config.lr:g}) or another --init may train"
+        )
+
+
+def _append_rows(rows, checks, losses, epoch, steps):
+    """One row a validation and run; its training loss is the mean since the validation before it."""
+    start = 0
+    for iteration, loss, accuracy in checks:
+        end = iteration - epoch * steps
+        for run, table in enumerate(rows):
+            table.append({
+                "epoch": epoch + 1,
+                "iteration": iteration,
+                "train_loss": losses[start:end, run].mean().item(),
+                "val_loss": loss[run].item(),
+                "val_accuracy": accuracy[run].item(),
+            })  # fmt: skip
+        start = end

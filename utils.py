@@ -1,0 +1,213 @@
+"""What every room needs: one-line errors, named seed streams, devices, files that appear whole.
+
+torch is imported where it is used, so that `python main.py --help` does not wait for it.
+"""
+
+import csv
+import difflib
+import hashlib
+import json
+import os
+import platform
+import subprocess
+import tempfile
+from pathlib import Path
+
+
+class UserError(Exception):
+    """Something the user can mend; shown as one line on stderr, exit code 2."""
+
+
+def choose(kind, name, names):
+    """Return `name` if it is one of `names`, else raise a UserError with the nearest valid one."""
+    if name in names:
+        return name
+    near = difflib.get_close_matches(str(name).lower(), names, n=1, cutoff=0.4)
+    hint = f"did you mean {near[0]!r}?" if near else "choose one of them:"
+    raise UserError(f"unknown {kind} {name!r}: {hint} (valid: {', '.join(names)})")
+
+
+# Seeds ---------------------------------------------------------------------------------------
+
+
+def stream(seed, *name):
+    """A 63-bit seed for the random choice called `name`, e.g. stream(0, "order", round, epoch).
+
+    Nothing depends on what was drawn before, so a resumed run repeats an uninterrupted one, and
+    arms with the same seed share their initialisation, split, order and attacked subset.
+    """
+    text = json.dumps([seed, *name])
+    return int.from_bytes(hashlib.sha256(text.encode()).digest()[:8], "big") >> 1
+
+
+def permutation(n, seed, *name):
+    """A random order of range(n), an int64 CPU tensor drawn from the stream called `name`."""
+    import torch
+
+    return torch.randperm(n, generator=torch.Generator().manual_seed(stream(seed, *name)))
+
+
+# Devices -------------------------------------------------------------------------------------
+
+
+def pick_device(wanted, gpu, say=print):
+    """The torch.device for `--device` and `--gpu`; `--gpu` without a GPU falls back to the CPU and says so.
+
+    Raises UserError where the device that was asked for does not exist. CUDA_VISIBLE_DEVICES is
+    never set here: a scheduler may have set it already.
+    """
+    import torch
+
+    if wanted == "cpu":
+        return torch.device("cpu")
+    if not torch.cuda.is_available():
+        if wanted == "cuda":
+            raise UserError("--device=cuda: torch sees no CUDA device here; use --device=auto or --device=cpu")
+        if gpu is not None:
+            say(f"note: --gpu={gpu}: torch sees no CUDA device here, so this runs on the CPU")
+        return torch.device("cpu")
+    index = gpu or 0
+    if index >= torch.cuda.device_count():
+        raise UserError(f"--gpu={index}: this machine has GPUs 0 to {torch.cuda.device_count() - 1}")
+    return torch.device("cuda", index)
+
+
+# Files that appear whole, by rename ------------------------------------------------------------
+
+
+def write_atomic(path, write):
+    """Call `write(temporary_path)`, then rename the result to `path`; a kill leaves the old file or the new one."""
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    # the suffix stays: numpy and matplotlib go by it
+    handle, temporary = tempfile.mkstemp(prefix=".tmp-", suffix=path.suffix, dir=path.parent)
+    os.close(handle)
+    try:
+        write(temporary)
+        umask = os.umask(0)
+        os.umask(umask)
+        os.chmod(temporary, 0o666 & ~umask)  # mkstemp's 0600 would shut out the rest of a lab
+        os.replace(temporary, path)
+    finally:
+        Path(temporary).unlink(missing_ok=True)
+
+
+def write_text(path, text):
+    """Write `text` to `path`, atomically."""
+    write_atomic(path, lambda temporary: Path(temporary).write_text(text, encoding="utf-8"))
+
+
+def write_json(path, value):
+    """Write `value` as indented JSON, atomically."""
+    write_text(path, json.dumps(value, indent=2) + "\n")
+
+
+def write_csv(path, rows):
+    """Write a list of dicts as CSV, atomically; the first row's keys are the header."""
+
+    def write(temporary):
+        with open(temporary, "w", newline="", encoding="utf-8") as file:
+            writer = csv.DictWriter(file, list(rows[0]))
+            writer.writeheader()
+            writer.writerows(rows)
+
+    write_atomic(path, write)
+
+
+def read_csv(path):
+    """Rows of a CSV as dicts; what looks like a number is one. A missing file has no rows."""
+    if not Path(path).exists():
+        return []
+
+    def value(text):
+        for kind in (int, float):
+            try:
+                return kind(text)
+            except ValueError:
+                pass
+        return text
+
+    with open(path, newline="", encoding="utf-8") as file:
+        return [{key: value(text) for key, text in row.items()} for row in csv.DictReader(file)]
+
+
+def save_tensors(path, tensors):
+    """Write a dict of tensors as safetensors, atomically."""
+    from safetensors.torch import save_file
+
+    ready = {name: tensor.detach().cpu().contiguous().clone() for name, tensor in tensors.items()}
+    write_atomic(path, lambda temporary: save_file(ready, temporary))
+
+
+def load_tensors(path):
+    """Read a dict of CPU tensors from safetensors; UserError if the file is damaged or missing."""
+    from safetensors.torch import load_file
+
+    try:
+        return load_file(path)
+    except Exception as error:  # safetensors raises its own type, and OSError
+        raise UserError(f"{path} cannot be read ({error})") from error
+
+
+def hash8(value):
+    """Eight hex digits that stand for a JSON-able value."""
+    return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()[:8]
+
+
+def fingerprint(*arrays):
+    """Sixteen hex digits of the SHA-256 over the bytes and shapes of numpy arrays or CPU tensors."""
+    digest = hashlib.sha256()
+    for array in arrays:
+        array = array.numpy() if hasattr(array, "numpy") else array
+        digest.update(f"{array.shape}{array.dtype}".encode())
+        digest.update(memoryview(array.reshape(-1)).cast("B"))
+    return digest.hexdigest()[:16]
+
+
+# What a run ran on -----------------------------------------------------------------------------
+
+
+def provenance(device):
+    """Code revision, library versions and device, for config.json."""
+    import importlib.metadata as metadata
+
+    import torch
+
+    def git(*command):
+        try:
+            return subprocess.run(
+                ["git", "-C", str(Path(__file__).parent), *command], capture_output=True, text=True, timeout=10
+            ).stdout.strip()
+        except (OSError, subprocess.TimeoutExpired):
+            return ""
+
+    names = ["torch", "torchvision", "deeprobust", "numpy"]
+    return {
+        "revision": git("rev-parse", "HEAD") or None,
+        "modified": bool(git("status", "--porcelain", "--untracked-files=no")),
+        "versions": {"python": platform.python_version(), **{name: metadata.version(name) for name in names}},
+        "device": torch.cuda.get_device_name(device) if device.type == "cuda" else "cpu",
+        "driver": torch.version.cuda if device.type == "cuda" else None,
+        "threads": torch.get_num_threads(),
+        "host": platform.node(),
+    }
+
+
+def prepare_deeprobust():
+    """Make `import deeprobust.image` work: it reads a private name that scipy dropped (upstream issue 148)."""
+    import importlib
+    import sys
+    import types
+
+    try:
+        module = importlib.import_module("scipy.optimize.optimize")
+    except ImportError:
+        module = sys.modules["scipy.optimize.optimize"] = types.ModuleType("scipy.optimize.optimize")
+    module._status_message = {"success": "", "maxfev": "", "maxiter": ""}
+
+
+def set_threads(wanted, small=False):
+    """Set torch's CPU threads: `wanted`, or for 0 one for small nets (more only wait for each other) and every core else."""
+    import torch
+
+    torch.set_num_threads(wanted or (1 if small else len(os.sched_getaffinity(0))))
