@@ -79,7 +79,9 @@ class RunConfig:
 
     prune_scope: str = flag("layer", "layer: each layer loses its share; global: the smallest weights of the whole net go", "", "pruning", ("layer", "global"))
     output_prune_percent: float = flag(None, "a gentler rate for the output layer, as Frankle & Carbin use (default: prune_percent)", number, "pruning")
-    prune_schedule: str = flag("iterative", "iterative: train, prune, rewind, again; oneshot: prune the dense net once to each density", "", "pruning", ("iterative", "oneshot"))
+    prune_schedule: str = flag(
+        "iterative", "iterative: train, prune, rewind, again; oneshot: prune the dense net to each density", "", "pruning", ("iterative", "oneshot")
+    )
     rewind_epoch: int = flag(0, "lt rewinds to the weights after this epoch of round 0 and trains from there; 0 is theta_0", group="pruning")
 
     attack: str = flag(None, "the attack that makes the attacked images (default: the data set's suffix, else none)", str, "attack", tuple(ATTACKS))
@@ -190,9 +192,7 @@ def make_parser():
             why += f" [{', '.join(note['names'])}]"
         group.add_argument(f"--{item.name}", type=note["kind"] or str, metavar=item.name.upper(), help=why)
     groups["attack"].add_argument("--attack_rate", type=number, metavar="PERCENT", help="mix_ratio in percent")
-    groups["experiment"].add_argument(
-        "--preset", metavar="NAME", help=f"a set of flags that explicit flags override [{', '.join(PRESETS)}]"
-    )
+    groups["experiment"].add_argument("--preset", metavar="NAME", help=f"a set of flags that explicit flags override [{', '.join(PRESETS)}]")
     groups["machine"].add_argument(
         "--resume", nargs="?", const="", metavar="FOLDER",
         help="insist on going on with a run: FOLDER's, with its flags, or the one these flags name "
@@ -208,6 +208,7 @@ def parse(argv=None):
     preset = given.pop("preset", None)
     if preset:
         choose("preset", preset, list(PRESETS))
+        _split_dataset_name(given)  # an attack in the data set's name is explicit and overrides the preset's
         given = PRESETS[preset] | given
     if not resume:
         return resolve(given), resume
@@ -252,7 +253,7 @@ def resolve(given):
 
 def _split_dataset_name(given):
     """`mnist_fgsm_attack` becomes dataset mnist, attack fgsm; two different attacks are an error."""
-    name = given.get("dataset", RunConfig.dataset)
+    name = given.get("dataset", "")
     match = re.fullmatch(r"(.+)_([^_]+)_attack", name)
     if not match:
         return

@@ -127,9 +127,7 @@ def describe(name, data_dir):
         if len(images) not in (3, 4) or (len(images) == 4 and images[3] not in (1, 3)) or 0 in images:
             raise UserError(f"{path}: {part}_images has shape {images}: (N, H, W) or (N, H, W, 1 or 3) is needed")
         if headers[f"{part}_labels"][1].kind not in "iu" or labels != images[:1]:
-            raise UserError(
-                f"{path}: {part}_labels is {headers[f'{part}_labels'][1]} {labels}: one whole number an image, {images[:1]}, is needed"
-            )
+            raise UserError(f"{path}: {part}_labels is {headers[f'{part}_labels'][1]} {labels}: one whole number an image, {images[:1]}, is needed")
     if shapes["train_images"][1:] != shapes["test_images"][1:]:
         raise UserError(f"{path}: train_images and test_images have different shapes {shapes['train_images'][1:]} and {shapes['test_images'][1:]}")
     try:

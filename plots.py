@@ -1,12 +1,321 @@
+"""Run folders -> figures (PNG and PDF) and a table.
+
+    python plots.py runs/* -o plots/
+
+Runs that differ only in their seed are one arm: a line is its mean, a band its 95 % interval
+(Student's t over seeds). Each data set and network gets its own figures.
+"""
+
+import argparse
+import os
+import sys
+from pathlib import Path
+
 import numpy as np
+
+from runfolder import RunFolder
+from utils import UserError, load_tensors, read_csv, write_atomic, write_csv
+
+CLEAN = "test_accuracy"
+LABELS = {
+    CLEAN: "clean test images",
+    "transfer": "attacked test images (surrogate's)",
+    "whitebox": "attacked test images (white-box)",
+}
+
+
+def load_run(path):
+    """A dict of a run's flags, its rows of rounds.csv and epochs.csv and its folder; None, with a note, before its first round."""
+    folder = RunFolder(path)
+    flags, rounds = folder.flags(), read_csv(folder.rounds)
+    if not rounds:
+        print(f"note: {path} has no finished round yet and is left out")
+        return None
+    if not folder.done:
+        print(f"note: {path} is unfinished: its {len(rounds)} rounds are used")
+    return {"flags": flags, "rounds": rounds, "epochs": read_csv(folder.epochs), "folder": folder}
+
+
+def mean_and_interval(values):
+    """Mean and half-width of the 95 % t-interval of a list; the half-width of one value is nan."""
+    from scipy.stats import t
+
+    values = np.asarray(values, dtype=float)
+    n = len(values)
+    half = t.ppf(0.975, n - 1) * values.std(ddof=1) / np.sqrt(n) if n > 1 else np.nan
+    return values.mean(), half
+
+
+def group_arms(runs):
+    """{label: runs} of runs that differ in nothing but their seeds; a label names what tells the arms apart."""
+    from config import RunConfig
+
+    ignored = {"seed", "order_seed", *(name for name, item in RunConfig.__dataclass_fields__.items() if not item.metadata["result"])}
+    arms = {}
+    for run in runs:
+        key = tuple(sorted((name, str(value)) for name, value in run["flags"].items() if name not in ignored))
+        arms.setdefault(key, []).append(run)
+    varying = [name for name in dict(next(iter(arms))) if len({dict(key).get(name) for key in arms}) > 1]
+    labelled = {}
+    for members in sorted(arms.values(), key=lambda group: [str(group[0]["flags"].get(name)) for name in ["attack", "mix_ratio", "prune_type"]]):
+        flags = members[0]["flags"]
+        others = [name for name in varying if name not in ("prune_type", "attack", "mix_ratio")]
+        words = [flags["prune_type"]]
+        if {"attack", "mix_ratio"} & set(varying):
+            words.append(f"{flags['attack']} {flags['mix_ratio']:g}" if flags["attack"] else "clean")
+        words += [f"{name}={flags.get(name)}" for name in others]
+        labelled[", ".join(words)] = members
+    return labelled
+
+
+def curve(members, column):
+    """Remaining weights in percent, mean, half-width and count of `column` at every round that all have it."""
+    rounds = min(len(run["rounds"]) for run in members)
+    rows = [[run["rounds"][number] for run in members] for number in range(rounds)]
+    x = np.array([100 * np.mean([row["density"] for row in each]) for each in rows])
+    y = np.array([mean_and_interval([row[column] for row in each]) for each in rows])
+    return x, y[:, 0], y[:, 1], len(members)
+
+
+def draw_curves(axis, arms, column, dense=True):
+    """One line an arm of `column` against remaining weights, with its band, and the dense nets' mean as a dashed line."""
+    import seaborn
+
+    for (label, members), colour in zip(arms.items(), seaborn.color_palette("colorblind", max(len(arms), 3)), strict=False):
+        if column not in members[0]["rounds"][0]:
+            continue
+        x, mean, half, count = curve(members, column)
+        axis.plot(x, mean, marker="o", markersize=3.5, color=colour, label=f"{label} (n={count})")
+        axis.fill_between(x, mean - half, mean + half, color=colour, alpha=0.2, linewidth=0)
+        if dense:
+            axis.axhline(mean[0], color=colour, linestyle="--", linewidth=0.9, alpha=0.7)
+    remaining_axis(axis, [100 * row["density"] for members in arms.values() for row in members[0]["rounds"]])
+    low, high = axis.get_ylim()
+    if high - low < 1:  # a narrower axis would make noise look like an effect
+        axis.set_ylim((low + high - 1) / 2, (low + high + 1) / 2)
+
+
+def remaining_axis(axis, densities):
+    """A log axis of remaining weights from 100 % down, with ticks at up to eight of the rounds' `densities` (percent)."""
+    from matplotlib.ticker import FixedLocator, FuncFormatter, NullLocator
+
+    rounds = sorted({float(f"{value:.3g}") for value in densities})
+    axis.set_xscale("log")
+    axis.xaxis.set_major_locator(FixedLocator(rounds[:: -(-len(rounds) // 8) * -1]))  # from the dense net down
+    axis.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+    axis.xaxis.set_minor_locator(NullLocator())
+    if not axis.xaxis_inverted():
+        axis.invert_xaxis()
+    axis.set_xlabel("weights remaining (%)")
+
+
+def plain_log_axis(axis):
+    """A log y axis whose ticks read 0.1 and 20, not powers of ten."""
+    from matplotlib.ticker import FuncFormatter, LogLocator
+
+    axis.set_yscale("log")
+    for kind, subs in (("major", (1,)), ("minor", (2, 5))):
+        getattr(axis.yaxis, f"set_{kind}_locator")(LogLocator(subs=subs))
+        getattr(axis.yaxis, f"set_{kind}_formatter")(FuncFormatter(lambda value, _: f"{value:g}"))
+
+
+def attacked_columns(runs):
+    """The columns of attacked accuracies that any of the runs has."""
+    names = {name for run in runs for name in run["rounds"][0] if name.startswith(("transfer_", "whitebox_"))}
+    return sorted(names)
+
+
+def column_title(column):
+    """What a column of rounds.csv shows, in words."""
+    if column == CLEAN:
+        return LABELS[CLEAN]
+    kind, attack, _ = column.split("_", 2)
+    return f"{LABELS[kind]}: {attack.upper()}"
+
+
+def accuracy_figure(arms, title):
+    """Test accuracy against remaining weights."""
+    figure, axes = new_figure(title)
+    draw_curves(axes[0], arms, CLEAN)
+    axes[0].set_ylabel("test accuracy (%)")
+    axes[0].legend(title="dashed: dense", loc="best")
+    return figure
+
+
+def attacked_figure(arms, title):
+    """Clean beside attacked accuracy against remaining weights, a panel each."""
+    columns = [CLEAN, *attacked_columns([run for members in arms.values() for run in members])]
+    figure, axes = new_figure(title, len(columns))
+    for axis, column in zip(axes, columns, strict=True):
+        draw_curves(axis, arms, column)
+        axis.set_title(column_title(column))
+    axes[0].set_ylabel("accuracy (%)")
+    axes[0].legend(title="dashed: dense", loc="best")
+    return figure
+
+
+def early_stop_figure(arms, title):
+    """Iteration of the least validation loss against remaining weights."""
+    figure, axes = new_figure(title)
+    draw_curves(axes[0], arms, "early_stop_iteration", dense=False)
+    axes[0].set_ylabel("early-stop iteration")
+    axes[0].legend(loc="best")
+    return figure
+
+
+def training_figure(arms, title):
+    """Training loss, validation loss and accuracy of every round of each arm's first run, coloured by density."""
+    from matplotlib.cm import ScalarMappable
+    from matplotlib.colors import LogNorm
+
+    columns = {"train_loss": "training loss", "val_loss": "validation loss", "val_accuracy": "validation accuracy (%)"}
+    figure, axes = new_figure(title, len(columns), rows=len(arms))
+    densities = [100 * row["density"] for members in arms.values() for row in members[0]["rounds"]]
+    colours = ScalarMappable(LogNorm(min(densities) * 0.999, max(densities)), "viridis")
+    for line, (label, members) in enumerate(arms.items()):
+        run = members[0]
+        for place, (column, name) in enumerate(columns.items()):
+            axis = axes[line * len(columns) + place]
+            for row in run["rounds"]:
+                epochs = [epoch for epoch in run["epochs"] if epoch["round"] == row["round"]]
+                colour = colours.to_rgba(100 * row["density"])
+                axis.plot([e["iteration"] for e in epochs], [e[column] for e in epochs], color=colour, marker=".", markersize=4)
+            axis.set_ylabel(name)
+            axis.set_xlabel("iteration")
+            if "loss" in column:
+                plain_log_axis(axis)
+        axes[line * len(columns)].set_title(f"{label}, seed {run['flags']['seed']}", loc="left")
+    bar = figure.colorbar(colours, ax=axes, label="weights remaining (%)", shrink=0.8, aspect=30)
+    plain_log_axis(bar.ax)
+    return figure
+
+
+def density_figure(arms, title):
+    """Density of each layer against the whole net's, a panel an arm (its first run); layerwise pruning gives one diagonal."""
+    import seaborn
+
+    figure, axes = new_figure(title, len(arms))
+    for axis, (label, members) in zip(axes, arms.items(), strict=True):
+        run = members[0]
+        masks = [load_tensors(run["folder"].masks(row["round"])) for row in run["rounds"]]
+        x = [100 * row["density"] for row in run["rounds"]]
+        names = sorted(masks[0], key=lambda name: [int(part) if part.isdigit() else part for part in name.split(".")])
+        # thick to thin, so that lines on top of each other (layerwise pruning) all show
+        for name, colour, width in zip(names, seaborn.color_palette("viridis", len(names)), np.linspace(6, 1, len(names)), strict=True):
+            y = [100 * mask[name].float().mean().item() for mask in masks]
+            axis.plot(x, y, color=colour, linewidth=width, label=name.removeprefix("net.").removesuffix(".weight"))
+        plain_log_axis(axis)
+        axis.set_title(label)
+        remaining_axis(axis, x)
+    axes[0].set_ylabel("weights remaining in the layer (%)")
+    axes[-1].legend(fontsize="x-small", ncols=1 + len(names) // 12, loc="best")
+    return figure
+
+
 def draw_samples(clean, attacked, path):
+    """Clean images over their attacked versions over the difference (gray is none); (N, C, H, W) in [0, 1], to a PNG."""
     from matplotlib.figure import Figure
+
     clean, attacked = (np.asarray(images).transpose(0, 2, 3, 1) for images in (clean, attacked))
-    figure = Figure(figsize=(10, 3.4), layout="constrained")
-    axes = figure.subplots(3, len(clean), squeeze=False)
-    difference = (attacked - clean) / (2 * max(np.abs(attacked - clean).max(), 1e-9)) + 0.5
-    for row, (name, images) in enumerate({"clean": clean, "attacked": attacked, "difference": difference}.items()):
-        for axis, image in zip(axes[row], images):
-            axis.imshow(image, cmap="gray", vmin=0, vmax=1); axis.set_xticks([]); axis.set_yticks([])
-        axes[row][0].set_ylabel(name)
+    largest = max(float(np.abs(attacked - clean).max()), 1e-9)
+    rows = {"clean": clean, "attacked": attacked, f"difference\n(±{largest:.3f})": (attacked - clean) / (2 * largest) + 0.5}
+    figure = Figure(figsize=(len(clean), 3.4), layout="constrained")
+    axes = figure.subplots(len(rows), len(clean), squeeze=False)
+    for line, (name, images) in zip(axes, rows.items(), strict=True):
+        line[0].set_ylabel(name)
+        for axis, image in zip(line, images, strict=True):
+            axis.imshow(image, cmap="gray", vmin=0, vmax=1)
+            axis.set(xticks=[], yticks=[])
     figure.savefig(path, dpi=120, format="png")
+
+
+def new_figure(title, columns=1, rows=1):
+    """A figure of panels of one size with a title, and its axes as a flat list."""
+    from matplotlib.figure import Figure
+
+    width = 6.0 if columns == 1 else 4.2 * columns
+    figure = Figure(figsize=(width, 0.5 + 3.6 * rows), layout="constrained")
+    figure.suptitle(title)
+    return figure, list(figure.subplots(rows, columns, squeeze=False).flat)
+
+
+def save_figure(figure, path):
+    """Write `path`.png and `path`.pdf."""
+    write_atomic(path.with_name(path.name + ".png"), lambda name: figure.savefig(name, dpi=150, format="png"))
+    write_atomic(path.with_name(path.name + ".pdf"), lambda name: figure.savefig(name, format="pdf"))
+
+
+FIGURES = {
+    "accuracy": accuracy_figure,
+    "attacked": attacked_figure,
+    "early_stop": early_stop_figure,
+    "training": training_figure,
+    "layers": density_figure,
+}
+
+
+def summary(arms):
+    """Rows for summary.csv: arm, seeds, density, and mean and half-width of every accuracy."""
+    rows = []
+    for label, members in arms.items():
+        for number in range(min(len(run["rounds"]) for run in members)):
+            each = [run["rounds"][number] for run in members]
+            row = {"arm": label, "seeds": len(each), "round": number, "density": round(np.mean([r["density"] for r in each]), 6)}
+            for column in (CLEAN, "test_accuracy_last", *attacked_columns(members), "early_stop_iteration"):
+                mean, half = mean_and_interval([r[column] for r in each])
+                row |= {column: round(mean, 3), f"{column}_interval": round(half, 3)}
+            rows.append(row)
+    return rows
+
+
+def print_table(rows):
+    """The summary as text: an arm's line a round."""
+    for row in rows:
+        interval = "" if np.isnan(row[f"{CLEAN}_interval"]) else f" ± {row[f'{CLEAN}_interval']:.2f}"
+        attacked = "".join(f"  {name.removesuffix('_accuracy')} {row[name]:6.2f}" for name in attacked_columns([{"rounds": [row]}]) if "interval" not in name)
+        print(f"  {row['arm']:24} n={row['seeds']:<2} density {row['density']:.4f}  test {row[CLEAN]:6.2f}{interval}{attacked}")
+
+
+def main(argv=None):
+    """Draw the figures of the run folders on the command line; returns the exit code."""
+    parser = argparse.ArgumentParser(prog="plots.py", description="Draw figures and a table from run folders.")
+    parser.add_argument("runs", nargs="+", help="run folders: runs/*")
+    parser.add_argument("-o", "--output", default="plots", metavar="FOLDER", help="where PNG, PDF and CSV files go (default: plots)")
+    args = parser.parse_args(argv)
+    try:
+        runs = [run for run in map(load_run, dict.fromkeys(args.runs)) if run]
+        if not runs:
+            raise UserError("none of these folders has a finished round yet")
+        for path in draw_all(runs, Path(args.output)):
+            print(path)
+    except UserError as error:
+        print(f"plots.py: error: {error}", file=sys.stderr)
+        return 2
+    except OSError as error:
+        print(f"plots.py: error: {args.output} cannot be written ({os.strerror(error.errno)})", file=sys.stderr)
+        return 2
+    return 0
+
+
+def draw_all(runs, output):
+    """Every figure and a table for each data set and network among the runs; yields the paths of the PNGs."""
+    import seaborn
+
+    seaborn.set_theme(style="whitegrid", context="paper")
+    kinds = {}
+    for run in runs:
+        kinds.setdefault((run["flags"]["dataset"], run["flags"]["arch_type"]), []).append(run)
+    for (dataset, arch), members in kinds.items():
+        arms = group_arms(members)
+        rows = summary(arms)
+        output.mkdir(parents=True, exist_ok=True)
+        write_csv(output / f"{dataset}-{arch}-summary.csv", rows)
+        print_table(rows)
+        for name, draw in FIGURES.items():
+            path = output / f"{dataset}-{arch}-{name}"
+            save_figure(draw(arms, f"{arch} on {dataset}"), path)
+            yield path.with_name(path.name + ".png")
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -57,7 +57,7 @@ def _prune_pool(weights, masks, percent):
     flat = torch.cat([masks[name].reshape(-1) for name in masks])
     flat[goes] = False
     parts = flat.split([masks[name].numel() for name in masks])
-    return {name: part.reshape(masks[name].shape) for name, part in zip(masks, parts)}
+    return {name: part.reshape(masks[name].shape) for name, part in zip(masks, parts, strict=True)}
 
 
 def prune_to_round(weights, masks, config, round_number):
@@ -84,7 +84,7 @@ def counts(masks):
 
 def table(masks):
     """The per-layer table that each round prints, as text: layer, kept, total, density in percent."""
-    rows = [(name.removesuffix(".weight"), *counts({name: mask})) for name, mask in masks.items()]
+    rows = [(name.removeprefix("net.").removesuffix(".weight"), *counts({name: mask})) for name, mask in masks.items()]
     rows.append(("total", *counts(masks)))
     width = max(len(row[0]) for row in rows)
     return "\n".join(f"  {name:{width}} {kept:>11,} of {total:>11,} {100 * kept / total:7.2f} %" for name, kept, total in rows)

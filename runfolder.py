@@ -92,6 +92,8 @@ class RunFolder:
 
     def start(self, config, device, theta0, report=None, samples=None):
         """Write what is known before round 0; an existing run keeps what it has."""
+        for leftover in self.path.rglob(".tmp-*"):  # of a process that was killed while it wrote
+            leftover.unlink()
         if not self.theta0.exists():
             save_tensors(self.theta0, theta0)
         if report:

@@ -116,7 +116,7 @@ def fit(cohort, data, config, seeds, round_number, on_epoch=lambda epoch, rows: 
     optimizer = make_optimizer(cohort.params.values(), config)
     # layers with nothing pruned yet need no mask
     masks = {name: mask.float() for name, mask in cohort.masks.items() if not mask.all()}
-    best, best_accuracy, rewind, rows = cohort.state(), torch.full((cohort.size,), -1.0), None, [[] for _ in seeds]
+    best, best_accuracy, rewind, rows = cohort.state(), torch.full((cohort.size,), -1.0, dtype=torch.double), None, [[] for _ in seeds]
     best_accuracy = best_accuracy.to(data.images.device)
     for epoch in range(first, config.end_iter):
         batches = epoch_batches(data, config, seeds, round_number, epoch)
@@ -242,7 +242,7 @@ def evaluate(cohort, images, labels, index=None):
         each = F.cross_entropy(logits.flatten(0, -2), target.flatten(), reduction="none")
         loss += each.view(cohort.size, -1).sum(1)
         hits += (logits.argmax(-1) == target).view(cohort.size, -1).sum(1)
-    return loss / index.shape[1], 100 * hits / index.shape[1]
+    return loss / index.shape[1], 100 * hits.double() / index.shape[1]
 
 
 def attacked_accuracy(cohort, attack, images, labels):
@@ -259,7 +259,7 @@ def attacked_accuracy(cohort, attack, images, labels):
         with torch.no_grad():
             predicted = cohort.logits(attack(cohort.logits, x, y)).argmax(-1)
         hits += (predicted == y).view(cohort.size, -1).sum(1)
-    return 100 * hits / len(labels)
+    return 100 * hits.double() / len(labels)
 
 
 def _raise_if_diverged(losses, round_number, epoch, config):

@@ -175,17 +175,15 @@ def provenance(device):
 
     def git(*command):
         try:
-            return subprocess.run(
-                ["git", "-C", str(Path(__file__).parent), *command], capture_output=True, text=True, timeout=10
-            ).stdout.strip()
+            return subprocess.run(["git", "-C", str(Path(__file__).parent), *command], capture_output=True, text=True, timeout=10).stdout.strip()
         except (OSError, subprocess.TimeoutExpired):
             return ""
 
-    names = ["torch", "torchvision", "deeprobust", "numpy"]
+    names = ["torchvision", "deeprobust", "numpy"]
     return {
         "revision": git("rev-parse", "HEAD") or None,
         "modified": bool(git("status", "--porcelain", "--untracked-files=no")),
-        "versions": {"python": platform.python_version(), **{name: metadata.version(name) for name in names}},
+        "versions": {"python": platform.python_version(), "torch": torch.__version__, **{name: metadata.version(name) for name in names}},
         "device": torch.cuda.get_device_name(device) if device.type == "cuda" else "cpu",
         "driver": torch.version.cuda if device.type == "cuda" else None,
         "threads": torch.get_num_threads(),

@@ -6,6 +6,7 @@ nothing.
 """
 
 import pkgutil
+from collections import OrderedDict
 
 ARCHS = {
     "fc1": "archs.fc:fc1",
@@ -45,4 +46,4 @@ def build(name, in_shape, num_classes, stats, init="glorot_normal", seed=0):
             reason = str(error).splitlines()[0]
             raise UserError(f"--arch_type={name} cannot take images of {'x'.join(map(str, in_shape))} ({reason})") from error
         initialise(net, init)
-    return torch.nn.Sequential(Normalise(*stats), net)
+    return torch.nn.Sequential(OrderedDict(normalise=Normalise(*stats), net=net))

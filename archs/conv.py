@@ -1,24 +1,30 @@
 """Conv-2, Conv-4 and Conv-6 of Frankle & Carbin 2019, figure 2: VGG-like, without batch-norm."""
 
+from collections import OrderedDict
+
 from torch import nn
 
 
 def conv(widths, in_shape, num_classes):
     """Pairs of 3x3 convolutions with these widths, each pair ending in a 2x2 pooling, then 256-256-classes."""
     channels, height, width = in_shape
-    layers = []
-    for out in widths:
-        layers += [nn.Conv2d(channels, out, 3, padding=1), nn.ReLU(), nn.Conv2d(out, out, 3, padding=1), nn.ReLU()]
-        layers.append(nn.MaxPool2d(2))
+    layers = OrderedDict()
+    for pair, out in enumerate(widths):
+        for number, inside in ((2 * pair + 1, channels), (2 * pair + 2, out)):
+            layers[f"conv{number}"] = nn.Conv2d(inside, out, 3, padding=1)
+            layers[f"relu{number}"] = nn.ReLU()
+        layers[f"pool{pair + 1}"] = nn.MaxPool2d(2)
         channels, height, width = out, height // 2, width // 2
     return nn.Sequential(
-        *layers,
-        nn.Flatten(),
-        nn.Linear(channels * height * width, 256),
-        nn.ReLU(),
-        nn.Linear(256, 256),
-        nn.ReLU(),
-        nn.Linear(256, num_classes),
+        layers
+        | OrderedDict(
+            flatten=nn.Flatten(),
+            fc1=nn.Linear(channels * height * width, 256),
+            relu_fc1=nn.ReLU(),
+            fc2=nn.Linear(256, 256),
+            relu_fc2=nn.ReLU(),
+            fc3=nn.Linear(256, num_classes),
+        )
     )
 
 

@@ -1,5 +1,6 @@
 """Fully connected networks."""
 
+from collections import OrderedDict
 from math import prod
 
 from torch import nn
@@ -8,12 +9,14 @@ from torch import nn
 def fc1(in_shape, num_classes, bias=True):
     """Lenet-300-100 (LeCun 1998), the network of Frankle & Carbin 2019: 266,610 parameters on MNIST."""
     return nn.Sequential(
-        nn.Flatten(),
-        nn.Linear(prod(in_shape), 300, bias=bias),
-        nn.ReLU(),
-        nn.Linear(300, 100, bias=bias),
-        nn.ReLU(),
-        nn.Linear(100, num_classes, bias=bias),
+        OrderedDict(
+            flatten=nn.Flatten(),
+            fc1=nn.Linear(prod(in_shape), 300, bias=bias),
+            relu1=nn.ReLU(),
+            fc2=nn.Linear(300, 100, bias=bias),
+            relu2=nn.ReLU(),
+            fc3=nn.Linear(100, num_classes, bias=bias),
+        )
     )
 
 

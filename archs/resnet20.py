@@ -3,6 +3,8 @@
 Shortcuts that change the width are 1x1 convolutions with batch-norm.
 """
 
+from collections import OrderedDict
+
 import torch.nn.functional as F
 from torch import nn
 
@@ -27,9 +29,10 @@ class Block(nn.Module):
 
 def resnet20(in_shape, num_classes):
     """Three stages of three blocks, 16-32-64 wide."""
-    layers = [nn.Conv2d(in_shape[0], 16, 3, padding=1, bias=False), nn.BatchNorm2d(16), nn.ReLU()]
+    layers = OrderedDict(conv=nn.Conv2d(in_shape[0], 16, 3, padding=1, bias=False), bn=nn.BatchNorm2d(16), relu=nn.ReLU())
     inside = 16
-    for out, stride in [(16, 1), (16, 1), (16, 1), (32, 2), (32, 1), (32, 1), (64, 2), (64, 1), (64, 1)]:
-        layers.append(Block(inside, out, stride))
+    for number, out in enumerate([16] * 3 + [32] * 3 + [64] * 3):
+        layers[f"block{number + 1}"] = Block(inside, out, stride=1 if inside == out else 2)
         inside = out
-    return nn.Sequential(*layers, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(64, num_classes))
+    layers |= OrderedDict(pool=nn.AdaptiveAvgPool2d(1), flatten=nn.Flatten(), fc=nn.Linear(64, num_classes))
+    return nn.Sequential(layers)

@@ -1,0 +1,59 @@
+"""What several tests share: digits, a trained surrogate, and the command line as a user calls it."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+import config as config_module
+import data
+
+ROOT = Path(__file__).parent.parent
+torch.set_num_threads(1)
+
+
+@pytest.fixture(scope="session")
+def digits():
+    """The embedded data set."""
+    return data.load("digits", "data")
+
+
+@pytest.fixture(scope="session")
+def cache(tmp_path_factory):
+    """A cache folder for the whole session, so that the surrogate of digits trains once."""
+    return tmp_path_factory.mktemp("cache")
+
+
+@pytest.fixture
+def make_config(cache, tmp_path):
+    """RunConfig from flags, with a small surrogate and folders of the test's own."""
+
+    def make(*flags):
+        folders = [f"--cache_dir={cache}", f"--runs_dir={tmp_path / 'runs'}", f"--data_dir={tmp_path / 'data'}"]
+        return config_module.parse([*folders, *flags])[0]
+
+    return make
+
+
+@pytest.fixture
+def cli(cache, tmp_path):
+    """Run main.py as a subprocess on digits; returns the finished process."""
+
+    def run(*flags, script="main.py", **keywords):
+        folders = [f"--cache_dir={cache}", f"--runs_dir={tmp_path / 'runs'}", f"--data_dir={tmp_path / 'data'}"] if script == "main.py" else []
+        command = [sys.executable, str(ROOT / script), *folders, *flags]
+        return subprocess.run(command, capture_output=True, text=True, timeout=300, cwd=tmp_path, **keywords)
+
+    return run
+
+
+@pytest.fixture(scope="session")
+def mnist():
+    """Real MNIST from $LTH_DATA_DIR (default data); skipped where it is not."""
+    folder = os.environ.get("LTH_DATA_DIR", str(ROOT / "data"))
+    if not (Path(folder) / "MNIST" / "raw" / "train-images-idx3-ubyte").exists():
+        pytest.skip(f"MNIST is not in {folder}; set LTH_DATA_DIR to where it is")
+    return data.load("mnist", folder)

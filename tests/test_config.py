@@ -1,0 +1,92 @@
+"""Flags: defaults, presets, names of runs, and one clear line for each mistake."""
+
+import subprocess
+import sys
+
+import pytest
+
+import config as config_module
+from conftest import ROOT
+from utils import UserError
+
+
+def parse(*flags):
+    return config_module.parse(list(flags))[0]
+
+
+def test_the_old_command_lines_keep_working():
+    config = parse("--prune_type=lt", "--arch_type=fc1", "--dataset=mnist_fgsm_attack", "--prune_percent=10", "--prune_iterations=35")
+    assert (config.dataset, config.attack, config.mix_ratio, config.epsilon) == ("mnist", "fgsm", 1.0, 0.3)
+    assert config == parse("--dataset=mnist", "--attack=fgsm", "--attack_rate=100")
+    half = parse("--dataset=mnist", "--attack=pgd", "--attack_rate=50")
+    assert half.mix_ratio == 0.5 and half.attack_steps == 40
+
+
+def test_fractions_and_defaults_by_kind_of_image():
+    assert parse("--epsilon=8/255").epsilon == 8 / 255
+    assert parse("--dataset=cifar10_fgsm_attack").epsilon == 8 / 255
+    assert parse("--dataset=cifar10_fgsm_attack").surrogate == "deeprobust_resnet18"
+    assert parse("--dataset=mnist_fgsm_attack").surrogate == "deeprobust_cnn"
+
+
+def test_presets_are_overridden_by_flags():
+    original = parse("--preset=original", "--dataset=mnist_pgd_attack")
+    assert (original.optimizer, original.momentum, original.weight_decay, original.epsilon) == ("sgd", 0.5, 1e-4, 0.1)
+    assert parse("--preset=original", "--dataset=mnist_fgsm_attack").epsilon == 0.2
+    frankle = parse("--preset=frankle", "--dataset=mnist", "--prune_percent=30")
+    assert (frankle.prune_percent, frankle.output_prune_percent, frankle.valid_steps) == (30, 10, 100)
+    assert parse("--preset=cosentino", "--dataset=mnist_pgd_attack").attack_steps == 10
+
+
+def test_no_two_runs_share_a_name():
+    """Defect: folders named without seed, rate or percent, so that runs overwrote each other."""
+    flags = [[], ["--seed=1"], ["--prune_percent=20"], ["--attack=fgsm"], ["--attack=fgsm", "--mix_ratio=0.5"], ["--lr=0.1"], ["--augment"]]
+    names = [parse(*some).run_name for some in flags]
+    assert len(set(names)) == len(names)
+    assert parse("--dataset=mnist", "--attack=fgsm", "--mix_ratio=0.25", "--seed=3").run_name.startswith("mnist-fc1-fgsm0.25-lt-s3-")
+
+
+def test_where_a_run_is_computed_does_not_change_its_name():
+    assert parse().run_name == parse("--device=cpu", "--threads=2", "--cache_dir=elsewhere", "--print_freq=5").run_name
+
+
+MISTAKES = {
+    "did you mean 'mnist'?": ["--dataset=mnits"],
+    "did you mean 'fc1'?": ["--arch_type=fc11"],
+    "did you mean 'fgsm'?": ["--attack=fgms"],
+    "unknown attack 'fgzm': did you mean 'fgsm'": ["--dataset=mnist_fgzm_attack"],
+    "did you mean '--prune_type'?": ["--prune_tpye=lt"],
+    "did you mean 'reinit'?": ["--prune_type=reinitt"],
+    "did you mean 'frankle'?": ["--preset=franke"],
+    "a share between 0 and 1": ["--attack=fgsm", "--mix_ratio=1.5"],
+    "says attack 'fgsm' and --attack says 'pgd'": ["--dataset=mnist_fgsm_attack", "--attack=pgd"],
+    "needs an attack": ["--mix_ratio=0.5"],
+    "differ: leave one out": ["--attack=fgsm", "--mix_ratio=0.5", "--attack_rate=40"],
+    "--prune_percent=0: more than 0 and less than 100 is needed": ["--prune_percent=0"],
+    "--prune_percent=100:": ["--prune_percent=100"],
+    "--epsilon=-0.1: from 0 to 1": ["--attack=fgsm", "--epsilon=-0.1"],
+    "--attack_steps=0: at least 1": ["--attack=pgd", "--attack_steps=0"],
+    "'many' is not a whole number": ["--end_iter=many"],
+    "'8/0' is not a number": ["--epsilon=8/0"],
+    "--lr=nan": ["--lr=nan"],
+    "--end_iter=0: at least 1 epoch": ["--end_iter=0"],
+    "--val_fraction=1:": ["--val_fraction=1"],
+    "is for --prune_type=lt": ["--prune_type=reinit", "--rewind_epoch=1"],
+    "expected one argument": ["--seed"],
+    "not a path": ["--dataset=../mnist"],
+    "separated by commas": ["--lr_drops=a"],
+}
+
+
+@pytest.mark.parametrize("says", MISTAKES)
+def test_a_mistake_is_answered_in_one_line(says):
+    with pytest.raises(UserError) as error:
+        parse(*MISTAKES[says])
+    assert says in str(error.value) and "\n" not in str(error.value)
+
+
+def test_help_lists_every_flag_and_needs_no_torch():
+    code = "import main, sys, config; print(config.make_parser().format_help()); assert 'torch' not in sys.modules"
+    process = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT, timeout=60)
+    assert process.returncode == 0, process.stderr
+    assert all(f"--{name}" in process.stdout for name in config_module.RunConfig.__dataclass_fields__)
