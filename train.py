@@ -5,6 +5,7 @@ vmapped when R > 1; R = 1 takes the same code without the vmap and without the a
 optimiser is elementwise, so each run of a cohort gets exactly the update it would get alone.
 """
 
+import copy
 import math
 from dataclasses import dataclass
 
@@ -12,6 +13,8 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 from torch.func import functional_call
+from torch.optim.adam import adam
+from torch.optim.sgd import sgd
 
 import pruning
 from utils import permutation, stream
@@ -46,16 +49,19 @@ class Cohort:
 
     def __init__(self, model, states, masks, device):
         self.size = len(states)
-        self.model = model.to(device)
+        self.model = copy.deepcopy(model).to(device)
         self.has_dropout = any(isinstance(module, nn.Dropout) for module in model.modules())
         if self.has_dropout and self.size > 1:
             raise ValueError("a network with dropout trains in cohorts of one: its draws are the run's own")
-        names = [name for name, _ in model.named_parameters()]
-        stacked = {name: self._stack([state[name] for state in states], device) for name in states[0]}
         self.masks = {name: self._stack([mask[name] for mask in masks], device) for name in masks[0]}
-        stacked = pruning.apply(stacked, self.masks)
-        self.params = {name: stacked.pop(name).requires_grad_() for name in names}
-        self.buffers = stacked
+        state = {name: self._stack([state[name] for state in states], device) for name in states[0]}
+        state = pruning.apply(state, self.masks)
+        if self.size == 1:  # the module's own tensors: calling it costs less than functional_call
+            self.model.load_state_dict(state)
+            self.params, self.buffers = dict(self.model.named_parameters()), dict(self.model.named_buffers())
+        else:
+            self.params = {name: state.pop(name).requires_grad_() for name, _ in model.named_parameters()}
+            self.buffers = state
 
     def _stack(self, tensors, device):
         stacked = torch.stack([tensor.to(device) for tensor in tensors])
@@ -63,17 +69,23 @@ class Cohort:
 
     def logits(self, images):
         """(R, B, C, H, W) images in [0, 1], (B, C, H, W) when R = 1 -> logits (R, B, K), (B, K) when R = 1."""
+        if self.size == 1:
+            return self.model(images)
 
         def one(params, buffers, x):
             return functional_call(self.model, (params, buffers), (x,))
 
-        return (torch.vmap(one) if self.size > 1 else one)(self.params, self.buffers, images)
+        return torch.vmap(one)(self.params, self.buffers, images)
 
     def losses(self, images, labels):
         """Mean cross-entropy of each run, (R,), or a scalar when R = 1; images and labels as for `logits`."""
-        logits = self.logits(images)
-        each = F.cross_entropy(logits.flatten(0, -2), labels.flatten(), reduction="none")
-        return each.view(labels.shape).mean(-1)
+        if self.size == 1:
+            return F.cross_entropy(self.model(images), labels)
+
+        def one(params, buffers, x, y):
+            return F.cross_entropy(functional_call(self.model, (params, buffers), (x,)), y)
+
+        return torch.vmap(one)(self.params, self.buffers, images, labels)
 
     def select(self, index):
         """An index (R, B) as this cohort takes it: (B,) when R = 1."""
@@ -113,7 +125,7 @@ def fit(cohort, data, config, seeds, round_number, on_epoch=lambda epoch, rows: 
     """
     first = config.rewind_epoch if round_number else 0
     steps = math.ceil(data.train_index.shape[1] / config.batch_size)
-    optimizer = make_optimizer(cohort.params.values(), config)
+    optimizer = Optimizer(cohort.params.values(), config)
     # layers with nothing pruned yet need no mask
     masks = {name: mask.float() for name, mask in cohort.masks.items() if not mask.all()}
     best, best_accuracy, rewind, rows = cohort.state(), torch.full((cohort.size,), -1.0, dtype=torch.double), None, [[] for _ in seeds]
@@ -125,8 +137,7 @@ def fit(cohort, data, config, seeds, round_number, on_epoch=lambda epoch, rows: 
         cohort.model.train()
         for step, (images, labels) in enumerate(batches(cohort)):
             iteration = epoch * steps + step + 1
-            set_learning_rate(optimizer, config, iteration, epoch)
-            losses[step] = train_step(cohort, images, labels, optimizer, masks)
+            losses[step] = train_step(cohort, images, labels, optimizer, masks, learning_rate(config, iteration, epoch))
             if is_due(config, iteration, steps):
                 loss, accuracy = evaluate(cohort, data.images, data.labels, data.val_index)
                 keep_best(best, cohort, accuracy > best_accuracy)
@@ -141,29 +152,54 @@ def fit(cohort, data, config, seeds, round_number, on_epoch=lambda epoch, rows: 
     return Fit(rows, best, rewind)
 
 
-def train_step(cohort, images, labels, optimizer, masks):
+def train_step(cohort, images, labels, optimizer, masks, lr):
     """One update of every run; returns the losses (R,) before it, on the device."""
     losses = cohort.losses(images, labels)
-    losses.sum().backward()  # the runs share no weight, so each gets its own gradient
-    for name, mask in masks.items():
-        cohort.params[name].grad.mul_(mask)
-    optimizer.step()
-    optimizer.zero_grad()
+    # the runs share no weight, so the gradient of the sum is each run's own
+    gradients = torch.autograd.grad(losses.sum(), list(cohort.params.values()))
+    # vmap hands some of them over transposed, which the fused optimisers would read in the wrong order
+    gradients = [gradient.contiguous() for gradient in gradients]
+    for name, gradient in zip(cohort.params, gradients, strict=True):
+        if name in masks:
+            gradient.mul_(masks[name])
+    optimizer.step(gradients, lr)
     return losses.detach()
 
 
-def make_optimizer(params, config):
-    """torch.optim on the cohort's tensors: Adam or SGD, fused."""
-    if config.optimizer == "adam":
-        return torch.optim.Adam(params, lr=config.lr, weight_decay=config.weight_decay, fused=True)
-    return torch.optim.SGD(params, lr=config.lr, momentum=config.momentum, weight_decay=config.weight_decay, fused=True)
+class Optimizer:
+    """Adam (Kingma & Ba 2015) or SGD with momentum, by torch.optim's own functions, fused.
+
+    Called without torch.optim's classes, whose bookkeeping is a tenth of a step of a small net.
+    """
+
+    def __init__(self, params, config):
+        self.params, self.config = list(params), config
+        is_adam = config.optimizer == "adam"
+        self.first = [torch.zeros_like(p) for p in self.params] if is_adam else [None] * len(self.params)
+        self.second = [torch.zeros_like(p) for p in self.params] if is_adam else []
+        self.steps = [torch.zeros((), device=p.device) for p in self.params]
+
+    @torch.no_grad()
+    def step(self, gradients, lr):
+        """Update the parameters in place with these gradients, in the parameters' order."""
+        config = self.config
+        if config.optimizer == "adam":
+            adam(
+                self.params, gradients, self.first, self.second, [], self.steps, fused=True, amsgrad=False,
+                beta1=0.9, beta2=0.999, lr=lr, weight_decay=config.weight_decay, eps=1e-8, maximize=False,
+            )  # fmt: skip
+        else:
+            sgd(
+                self.params, gradients, self.first, fused=True, weight_decay=config.weight_decay,
+                momentum=config.momentum, lr=lr, dampening=0.0, nesterov=False, maximize=False,
+            )  # fmt: skip
 
 
-def set_learning_rate(optimizer, config, iteration, epoch):
+def learning_rate(config, iteration, epoch):
     """Linear warm-up over config.warmup_steps, then a tenth after each epoch in config.lr_drops."""
     warm = min(1.0, iteration / config.warmup_steps) if config.warmup_steps else 1.0
     drops = sum(epoch >= int(at) for at in config.lr_drops.split(",") if at)
-    optimizer.param_groups[0]["lr"] = config.lr * warm * 0.1**drops
+    return config.lr * warm * 0.1**drops
 
 
 def is_due(config, iteration, steps):

@@ -17,11 +17,12 @@ class Normalise(nn.Module):
 
     def __init__(self, mean, std):
         super().__init__()
-        self.register_buffer("mean", torch.tensor(mean).reshape(-1, 1, 1))
-        self.register_buffer("std", torch.tensor(std).reshape(-1, 1, 1))
+        std = torch.tensor(std).reshape(-1, 1, 1)
+        self.register_buffer("scale", 1 / std)
+        self.register_buffer("shift", -torch.tensor(mean).reshape(-1, 1, 1) / std)
 
     def forward(self, images):
-        return (images - self.mean) / self.std
+        return torch.addcmul(self.shift, images, self.scale)  # (images - mean) / std in one pass
 
 
 def initialise(net, init):

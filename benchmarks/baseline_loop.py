@@ -9,12 +9,13 @@ import torchvision
 from torch import nn
 
 
-def make_loader(data_dir, batch_size=60):
-    """55,000 MNIST images through PIL, ToTensor and Normalize, one by one."""
+def make_loaders(data_dir, batch_size=60):
+    """55,000 training and 5,000 validation images of MNIST through PIL, ToTensor and Normalize, one by one."""
     transform = torchvision.transforms.Compose([torchvision.transforms.ToTensor(), torchvision.transforms.Normalize((0.1307,), (0.3081,))])
     images = torchvision.datasets.MNIST(data_dir, train=True, transform=transform)
-    part = torch.utils.data.Subset(images, range(55_000))
-    return torch.utils.data.DataLoader(part, batch_size=batch_size, shuffle=True, num_workers=0)
+    train, val = torch.utils.data.Subset(images, range(55_000)), torch.utils.data.Subset(images, range(55_000, 60_000))
+    loader = torch.utils.data.DataLoader(train, batch_size=batch_size, shuffle=True, num_workers=0)
+    return loader, torch.utils.data.DataLoader(val, batch_size=batch_size, num_workers=0)
 
 
 def train_epoch(model, loader, optimizer, masks):
@@ -32,3 +33,11 @@ def train_epoch(model, loader, optimizer, masks):
         optimizer.step()
         total += loss.item()
     return total / len(loader)
+
+
+@torch.no_grad()
+def accuracy(model, loader):
+    """Accuracy in percent over a loader."""
+    model.eval()
+    hits = sum((model(images).argmax(1) == labels).sum().item() for images, labels in loader)
+    return 100 * hits / len(loader.dataset)

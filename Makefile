@@ -1,0 +1,36 @@
+# Two commands on a fresh machine: `make demo` and `make test`. Each makes .venv, installs what
+# requirements.lock names, and does its work; a second call installs nothing.
+
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+READY := $(VENV)/.ready
+DEMO_FLAGS := --dataset=digits_fgsm_attack --mix_ratio=0.5 --prune_percent=35 --prune_iterations=8 --end_iter=10 \
+              --runs_dir=demo/runs --cache_dir=demo/cache
+
+.PHONY: demo test test-slow lint clean
+.DELETE_ON_ERROR:
+
+# lt and reinit on half clean, half attacked digits, two seeds each; ends with the path of a picture
+demo: $(READY)
+	for seed in 0 1; do for type in lt reinit; do \
+	    $(BIN)/python main.py --prune_type=$$type --seed=$$seed $(DEMO_FLAGS) || exit 1; \
+	done; done
+	$(BIN)/python plots.py demo/runs/* -o demo/plots
+	@echo "look at: demo/plots/digits-fc1-attacked.png"
+
+test: $(READY)
+	$(BIN)/python -m pytest
+
+lint: $(READY)
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+clean:
+	rm -rf $(VENV) demo
+
+# the lock was made for Python 3.11 on Linux x86-64; elsewhere, or where a file of it is gone, the lower bounds serve
+$(READY): requirements.lock requirements.txt
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet -r requirements.lock || $(BIN)/python -m pip install --quiet -r requirements.txt
+	touch $(READY)
