@@ -165,7 +165,7 @@ class OneLineParser(argparse.ArgumentParser):
         """Raise UserError instead of printing the usage."""
         known = [name for action in self._actions for name in action.option_strings]
         if message.startswith("unrecognized arguments: "):
-            choose("flag", message.split(": ", 1)[1].split()[0].split("=")[0], known)
+            choose("flag", message.split(": ", 1)[1].split()[0].split("=")[0], known, "--help lists them")
         raise UserError(message)
 
 

@@ -18,13 +18,13 @@ class UserError(Exception):
     """Something the user can mend; shown as one line on stderr, exit code 2."""
 
 
-def choose(kind, name, names):
-    """Return `name` if it is one of `names`, else raise a UserError with the nearest valid one."""
+def choose(kind, name, names, where=""):
+    """Return `name` if it is one of `names`, else raise a UserError with the nearest valid one and all, or `where` to see them."""
     if name in names:
         return name
     near = difflib.get_close_matches(str(name).lower(), names, n=1, cutoff=0.4)
-    hint = f"did you mean {near[0]!r}?" if near else "choose one of them:"
-    raise UserError(f"unknown {kind} {name!r}: {hint} (valid: {', '.join(names)})")
+    hint = f"did you mean {near[0]!r}?" if near else "choose a valid one"
+    raise UserError(f"unknown {kind} {name!r}: {hint} ({where or 'valid: ' + ', '.join(names)})")
 
 
 # Seeds ---------------------------------------------------------------------------------------
