@@ -1,73 +1,167 @@
-"""Adversarial images: the surrogate they are made against, their cache on disk, and the pool runs draw from.
+"""Adversarial images, one attack a screen.
 
-Images are (N, C, H, W) floats in [0, 1], epsilons are in pixels of that range, labels are the true
-ones. config.ATTACKS lists the attacks with their defaults. DeepRobust makes the data sets (`deeprobust_fgsm`,
-`deeprobust_pgd`); `fgsm` is the same formula for R networks at once, to test the pruned nets.
+    python attacks.py evaluate runs/* --attacks all     # clean and attacked accuracy of every saved ticket
+
+Images are (..., N, C, H, W) floats in [0, 1] and labels (..., N) the true classes; `predict` turns such images
+into logits (..., N, K). Leading axes are the runs of a cohort, attacked together. An attack is called as
+attack(predict, images, labels, settings, starts): settings is a config.AttackSettings, and starts(restart) gives
+random numbers in [0, 1), each image's own, so that an image's attack does not depend on its batch.
+
+DeepRobust makes the FGSM and linf PGD data sets. Its L2 PGD, CW and DeepFool do not work on batches of images in
+[0, 1] with true labels, so those are written here. They attack only what is classified correctly, keep the best
+result of each image, and return the original where they fail.
 """
 
 import contextlib
-import dataclasses
-import pkgutil
-from pathlib import Path
+import math
+import sys
 
 import numpy as np
 import torch
 import torch.nn.functional as F
-from filelock import FileLock
-from tqdm import tqdm
+from torch.optim.adam import adam
 
-import archs
-import data
-import pruning
-import train
-from config import ATTACKS
-from utils import UserError, fingerprint, hash8, load_tensors, prepare_deeprobust, save_tensors, stream, write_atomic, write_json
+from utils import prepare_deeprobust, stream
 
-LEVELS = 65535  # attacked pixels are kept as uint16; 65535 = 257 * 255, so every uint8 pixel is one of its levels exactly
-BATCH = 256
-SHARD = 4096  # images a file of the cache: what a kill can lose
+# Pieces --------------------------------------------------------------------------------------
 
 
-# Attacks -------------------------------------------------------------------------------------
+def wide(values):
+    """(...) -> (..., 1, 1, 1), to go with images."""
+    return values[..., None, None, None]
 
 
-def fgsm(predict, images, labels, epsilon):
-    """Fast gradient sign method (Goodfellow et al. 2015), linf: clip(x + epsilon * sign(dL/dx), 0, 1).
+def l2_norm(difference):
+    """L2 length (...) of each image's difference (..., C, H, W)."""
+    return difference.flatten(-3).norm(dim=-1)
 
-    images: (..., C, H, W) in [0, 1]; labels: (...); predict: images -> logits (..., K). The gradient
-    of the summed loss is each image's own.
-    """
+
+def is_correct(predict, images, labels):
+    """Whether each image is classified as its label, (...) bool."""
+    with torch.no_grad():
+        return predict(images).argmax(-1) == labels
+
+
+def cross_entropy(logits, labels):
+    """Cross-entropy summed over images, so that each image's gradient is its own."""
+    return F.cross_entropy(logits.flatten(0, -2), labels.flatten(), reduction="sum")
+
+
+def input_gradient(predict, images, loss):
+    """Gradient (..., C, H, W) of loss(logits), a sum over images, with respect to the images."""
     with torch.enable_grad():
         x = images.detach().requires_grad_()
-        logits = predict(x)
-        loss = F.cross_entropy(logits.flatten(0, -2), labels.flatten(), reduction="sum")
-        (gradient,) = torch.autograd.grad(loss, x)
-    return (x.detach() + epsilon * gradient.sign()).clamp(0, 1)
+        return torch.autograd.grad(loss(predict(x)), x)[0]
 
 
-def deeprobust_fgsm(model, images, labels, starts, config):
+def margin(logits, labels):
+    """Logit of the true class less the highest other one, (...): negative where the image is misclassified."""
+    true = logits.gather(-1, labels[..., None])
+    other = logits.scatter(-1, labels[..., None], -math.inf).amax(-1)
+    return true.squeeze(-1) - other
+
+
+def rows(tensor, index, after):
+    """Take `index` of the image axis, which has `after` axes behind it, whatever leads."""
+    return tensor.index_select(tensor.dim() - 1 - after, index)
+
+
+def put_rows(tensor, index, values, after):
+    """Write what `rows` took back in place."""
+    tensor.index_copy_(tensor.dim() - 1 - after, index, values)
+
+
+def still_open(done):
+    """Positions of the images that some run has not finished with; asks the host, so call it seldom."""
+    return (~done).reshape(-1, done.shape[-1]).any(0).nonzero().squeeze(1)
+
+
+# Within epsilon --------------------------------------------------------------------------------
+
+
+def fgsm(predict, images, labels, settings, starts=None):
+    """Fast gradient sign method (Goodfellow et al. 2015), linf: clip(x + epsilon * sign(dL/dx), 0, 1)."""
+    gradient = input_gradient(predict, images, lambda logits: cross_entropy(logits, labels))
+    return (images + settings.epsilon * gradient.sign()).clamp(0, 1)
+
+
+def pgd(predict, images, labels, settings, starts):
+    """Projected gradient descent (Madry et al. 2018, section 2.1), linf or L2, from a random start within epsilon.
+
+    The last iterate; of several restarts each image's first that fools. L2 steps are along the gradient's direction.
+    """
+    adversarial = images
+    for restart in range(settings.restarts):
+        open_now = is_correct(predict, adversarial, labels)
+        new = _pgd_linf(predict, images, labels, settings, starts(restart)) if settings.norm == "linf" else None
+        if new is None:
+            new = _pgd_l2(predict, images, labels, settings, starts(restart))
+        adversarial = new if restart == 0 and settings.norm == "linf" else torch.where(wide(open_now), new, adversarial)
+    return adversarial
+
+
+def _pgd_linf(predict, images, labels, settings, start):
+    x = (images + settings.epsilon * (2 * start - 1)).clamp(0, 1)
+    for _ in range(settings.steps):
+        gradient = input_gradient(predict, x, lambda logits: cross_entropy(logits, labels))
+        x = x + settings.step_size * gradient.sign()
+        x = (images + (x - images).clamp(-settings.epsilon, settings.epsilon)).clamp(0, 1)
+    return x
+
+
+def _pgd_l2(predict, images, labels, settings, start):
+    """Keeps the first iterate of each image that fools; a failure returns the original."""
+    direction = 2 * start - 1
+    x = (images + settings.epsilon * direction / wide(l2_norm(direction)).clamp_min(1e-12)).clamp(0, 1)
+    best, open_ = images.clone(), is_correct(predict, images, labels)
+    for _ in range(settings.steps + 1):
+        with torch.enable_grad():
+            x = x.detach().requires_grad_()
+            logits = predict(x)
+            (gradient,) = torch.autograd.grad(cross_entropy(logits, labels), x)
+        x, fooled = x.detach(), logits.argmax(-1) != labels
+        best = torch.where(wide(open_ & fooled), x, best)
+        open_ = open_ & ~fooled
+        delta = x - images + settings.step_size * gradient / wide(l2_norm(gradient)).clamp_min(1e-12)
+        delta = delta * (settings.epsilon / wide(l2_norm(delta)).clamp_min(1e-12)).clamp_max(1)
+        x = (images + delta).clamp(0, 1)
+    return best
+
+
+def noise(predict, images, labels, settings, starts):
+    """Uniform noise within epsilon, linf: the control that tells "attacked" from "perturbed"."""
+    return (images + settings.epsilon * (2 * starts(0) - 1)).clamp(0, 1)
+
+
+def deeprobust_fgsm(model, images, labels, settings, starts=None):
     """DeepRobust's FGSM, linf, clipped to [0, 1] (its default is not). images (N, C, H, W), labels (N,)."""
     prepare_deeprobust()
     from deeprobust.image.attack.fgsm import FGSM
 
     attack = FGSM(model, images.device.type)
-    return attack.generate(images, labels, epsilon=config.epsilon, clip_min=0, clip_max=1).detach()
+    return attack.generate(images, labels, epsilon=settings.epsilon, clip_min=0, clip_max=1).detach()
 
 
-def deeprobust_pgd(model, images, labels, starts, config):
-    """DeepRobust's PGD (Madry et al. 2018), linf, from a uniform random start within epsilon; last iterate.
+def deeprobust_pgd(model, images, labels, settings, starts):
+    """DeepRobust's PGD, linf, from a random start; of several restarts each image's first that fools. (N, C, H, W).
 
-    starts: (N, C, H, W) numpy draws in [0, 1), each image's own, so that its attack does not depend on its batch.
+    Its L2 variant takes the norm over the whole batch; L2 is `pgd` above.
     """
+    if settings.norm == "l2":
+        return pgd(model, images, labels, settings, starts)
     prepare_deeprobust()
     from deeprobust.image.attack.pgd import PGD
 
-    with random_starts(starts):
-        adversarial = PGD(model, images.device.type).generate(
-            images, labels, epsilon=config.epsilon, num_steps=config.attack_steps, step_size=config.attack_step_size,
-            clip_min=0.0, clip_max=1.0, bound="linf",
-        )  # fmt: skip
-    return adversarial.detach()
+    adversarial = images
+    for restart in range(settings.restarts):
+        open_ = is_correct(model, adversarial, labels) | (restart == 0)
+        with random_starts(starts(restart).cpu().numpy()):
+            new = PGD(model, images.device.type).generate(
+                images, labels, epsilon=settings.epsilon, num_steps=settings.steps, step_size=settings.step_size,
+                clip_min=0.0, clip_max=1.0, bound="linf",
+            )  # fmt: skip
+        adversarial = torch.where(wide(open_), new.detach(), adversarial)
+    return adversarial
 
 
 @contextlib.contextmanager
@@ -81,323 +175,154 @@ def random_starts(draws):
         np.random.uniform = uniform
 
 
-def start_draws(seed, part, index, shape):
-    """One uniform [0, 1) array of `shape` an image, from the stream (seed, "start", part, position in the data set)."""
-    return np.stack([np.random.default_rng(stream(seed, "start", part, int(i))).random(shape, np.float32) for i in index])
+# Of least distance -----------------------------------------------------------------------------
+
+CW_SEARCHES = 5
+CW_FIRST_C = 10.0
+CW_INTERVAL = 0.2  # an image leaves the search for c when its interval is this narrow, relative to its upper end
 
 
-# The surrogate -------------------------------------------------------------------------------
+def cw(predict, images, labels, settings, starts=None):
+    """Carlini & Wagner 2017, section V, L2, untargeted with the true label; settings.confidence is their kappa.
 
-
-def surrogate(config, dataset, device, say=print):
-    """The network the attacked data set is made against, in eval mode with frozen weights; trained once, then cached.
-
-    It trains on clean images with Adam 1e-3 and batches of 128, on a split of its own (--attack_seed), and
-    keeps its best epoch on the held-out part.
+    Minimises |x' - x|^2 + c * max(margin + kappa, 0) over w, x' = (tanh(w) + 1) / 2, with Adam
+    (settings.step_size, settings.steps), and searches c by bisection for each image. A search starts from the
+    best image of the last one, and images whose c is known well enough leave the batch.
     """
-    stats = data.channel_stats(dataset.train_images)
-    net = archs.build(config.surrogate, dataset.in_shape, dataset.num_classes, stats, "torch", stream(config.attack_seed, "surrogate"))
-    recipe = {
-        "dataset": dataset.name,
-        "images": fingerprint(dataset.train_images, dataset.train_labels),
-        "arch": config.surrogate,
-        "epochs": surrogate_epochs(config, dataset),
-        "seed": config.attack_seed,
-        "training": "adam 1e-3, batch 128",
-    }
-    folder = cache_folder(config.cache_dir, "surrogates", f"{dataset.name}-{config.surrogate}", recipe)
-    path = folder / "weights.safetensors"
-    with locked(folder):
-        if path.exists():
-            state = _load_surrogate(path, net)
-            if state is None:
-                say(f"note: {path} is damaged and is made again")
-                path.unlink()
-        if not path.exists():
-            say(f"training the surrogate {config.surrogate} on clean {dataset.name} ({recipe['epochs']} epochs)")
-            state = _train_surrogate(net, config, dataset, recipe["epochs"], device)
-            write_json(folder / "recipe.json", recipe)
-            save_tensors(path, state)
-    net.load_state_dict(state)
-    return net.to(device).eval().requires_grad_(False)
+    best, best_l2 = images.clone(), torch.full(labels.shape, math.inf, device=images.device)
+    lower, upper = torch.zeros_like(best_l2), torch.full_like(best_l2, math.inf)
+    c = torch.full_like(best_l2, CW_FIRST_C)
+    done = ~is_correct(predict, images, labels)
+    for _ in range(CW_SEARCHES):
+        index = still_open(done)
+        if not len(index):
+            break
+        x, y, now_c, now_done = rows(images, index, 3), *(rows(value, index, 0) for value in (labels, c, done))
+        found, found_l2 = _cw_descend(predict, x, y, rows(best, index, 3), now_c, settings)
+        success = torch.isfinite(found_l2)
+        now_lower, now_upper, now_l2 = (rows(value, index, 0) for value in (lower, upper, best_l2))
+        better = (found_l2 < now_l2) & ~now_done
+        put_rows(best, index, torch.where(wide(better), found, rows(best, index, 3)), 3)
+        now_upper = torch.where(success, torch.minimum(now_upper, now_c), now_upper)
+        now_lower = torch.where(success, now_lower, torch.maximum(now_lower, now_c))
+        now_c = torch.where(torch.isfinite(now_upper), (now_lower + now_upper) / 2, now_c * 10)
+        now_done = now_done | ((now_upper - now_lower) / now_upper < CW_INTERVAL)  # false while upper is infinite
+        for value, new in ((lower, now_lower), (upper, now_upper), (c, now_c), (done, now_done)):
+            put_rows(value, index, new, 0)
+        put_rows(best_l2, index, torch.where(better, found_l2, now_l2), 0)
+    return best
 
 
-def surrogate_epochs(config, dataset):
-    """--surrogate_epochs, or for 0: three passes, more for a small data set so that it sees 300 batches of 128."""
-    return config.surrogate_epochs or max(3, -(-300 * 128 // len(dataset.train_labels)))
+def _cw_descend(predict, images, labels, begin, c, settings):
+    """One search: the nearest image found that fools with the confidence asked for, and its L2, inf where none did."""
+    w = torch.atanh((2 * begin - 1) * (1 - 1e-6))  # finite where a pixel is exactly 0 or 1
+    first, second, step = torch.zeros_like(w), torch.zeros_like(w), torch.zeros((), device=w.device)
+    best, best_l2 = images.clone(), torch.full(labels.shape, math.inf, device=images.device)
+    for _ in range(settings.steps):
+        with torch.enable_grad():
+            w.requires_grad_()
+            x = (torch.tanh(w) + 1) / 2
+            slack = margin(predict(x), labels) + settings.confidence
+            squared = (x - images).square().flatten(-3).sum(-1)
+            (gradient,) = torch.autograd.grad((squared + c * slack.clamp_min(0)).sum(), w)
+        with torch.no_grad():
+            l2 = squared.sqrt()
+            better = (slack < 0) & (l2 < best_l2)
+            best, best_l2 = torch.where(wide(better), x, best), torch.where(better, l2, best_l2)
+            w = w.detach()
+            adam(
+                [w], [gradient], [first], [second], [], [step], fused=True, amsgrad=False, beta1=0.9, beta2=0.999,
+                lr=settings.step_size, weight_decay=0.0, eps=1e-8, maximize=False,
+            )  # fmt: skip
+    return best, best_l2
 
 
-def _load_surrogate(path, net):
-    try:
-        state = load_tensors(path)
-        net.load_state_dict(state)
-        return state
-    except (UserError, RuntimeError):
-        return None
+DEEPFOOL_CLASSES = 10  # candidates, as in the authors' code
+DEEPFOOL_OVERSHOOT = 0.02
 
 
-def _train_surrogate(net, config, dataset, epochs, device):
-    """Train through the same code as the runs: a cohort of one, nothing pruned."""
-    settings = dataclasses.replace(
-        config, optimizer="adam", lr=1e-3, batch_size=128, weight_decay=0.0, end_iter=epochs, rewind_epoch=0,
-        warmup_steps=0, lr_drops="", augment=False, valid_freq=1, valid_steps=0,
-    )  # fmt: skip
-    split = data.split(len(dataset.train_labels), 1 / 12, config.attack_seed)
-    train_index, val_index = (torch.from_numpy(part)[None].to(device) for part in split)
-    pool = train.Data(to_float(dataset.train_images, device), torch.from_numpy(dataset.train_labels).to(device), train_index, val_index)
-    cohort = train.Cohort(net, [net.state_dict()], [pruning.ones(net)], device)
-    with tqdm(total=epochs, desc="surrogate", unit="epoch", leave=False, disable=None) as bar:
-
-        def on_epoch(epoch, rows):
-            bar.set_postfix(loss=f"{rows[0][-1]['train_loss']:.4f}", val=f"{rows[0][-1]['val_accuracy']:.2f} %")
-            bar.update()
-
-        fit = train.fit(cohort, pool, settings, [stream(config.attack_seed, "surrogate order")], 0, on_epoch)
-    return cohort.unstack(fit.best)[0]
-
-
-# The cache of attacked images ------------------------------------------------------------------
-
-
-@dataclasses.dataclass(frozen=True)
-class AttackedSet:
-    """Attacked versions of some images of a data set, as the cache keeps them.
-
-    index: (N,) positions in the data set's part, ascending; pixels: (N, C, H, W) uint16 levels of 1/65535;
-    before, after: (N,) bool, whether the surrogate classified the clean and the attacked image correctly.
-    """
-
-    index: np.ndarray
-    pixels: np.ndarray
-    before: np.ndarray
-    after: np.ndarray
+def deepfool(predict, images, labels, settings, starts=None):
+    """DeepFool (Moosavi-Dezfooli et al. 2016, algorithm 2), L2: step onto the nearest linearised class boundary until it is crossed."""
+    best, done, moved = images.clone(), ~is_correct(predict, images, labels), torch.zeros_like(images)
+    x, y, index = images, labels, torch.arange(images.shape[-4], device=images.device)
+    for step in range(settings.steps):
+        if step % 3 == 0:  # images that are done leave the batch, but the host is not asked at every step
+            index = still_open(done)
+            if not len(index):
+                break
+            x, y, now_moved = rows(images, index, 3), rows(labels, index, 0), rows(moved, index, 3)
+        now = (x + (1 + DEEPFOOL_OVERSHOOT) * now_moved).clamp(0, 1)
+        toward = _to_nearest_boundary(predict, now, y)
+        now_done = rows(done, index, 0)
+        now_moved = torch.where(wide(now_done), now_moved, now_moved + toward)
+        now = (x + (1 + DEEPFOOL_OVERSHOOT) * now_moved).clamp(0, 1)
+        fooled = ~is_correct(predict, now, y) & ~now_done
+        put_rows(best, index, torch.where(wide(fooled), now, rows(best, index, 3)), 3)
+        put_rows(done, index, now_done | fooled, 0)
+        put_rows(moved, index, now_moved, 3)
+    return best
 
 
-def attacked_set(config, dataset, part, wanted, model, say=print):
-    """The AttackedSet of the images `wanted` (positions) of `part` ("train" or "test"); only missing ones are attacked."""
-    images, labels = getattr(dataset, f"{part}_images"), getattr(dataset, f"{part}_labels")
-    recipe = attack_recipe(config, dataset, model)
-    folder = cache_folder(config.cache_dir, "attacked", f"{dataset.name}-{config.attack}-{config.surrogate}", recipe)
-    wanted = np.unique(wanted)
-    with locked(folder):
-        have = _read_shards(folder, part, dataset.in_shape, say)
-        missing = np.setdiff1d(wanted, have.index)
-        if len(missing):
-            write_json(folder / "recipe.json", recipe)
-            say(f"attacking {len(missing):,} {part} images of {dataset.name} with {config.attack} ({len(wanted) - len(missing):,} were cached)")
-            _attack_missing(config, folder, part, images, labels, missing, model)
-            have = _read_shards(folder, part, dataset.in_shape, say)
-    rows = np.searchsorted(have.index, wanted)
-    return AttackedSet(wanted, have.pixels[rows], have.before[rows], have.after[rows])
+def _to_nearest_boundary(predict, images, labels):
+    """The step (..., C, H, W) from each image to the nearest of the linearised boundaries of its likeliest other classes."""
+    with torch.enable_grad():
+        x = images.detach().requires_grad_()
+        logits = predict(x)
+        ahead = logits - logits.gather(-1, labels[..., None])  # (..., K), 0 at the true class
+        others = ahead.detach().scatter(-1, labels[..., None], -math.inf)
+        classes = others.topk(min(DEEPFOOL_CLASSES, logits.shape[-1]) - 1, dim=-1).indices
+        chosen = ahead.gather(-1, classes)  # (..., candidates)
+        nearest, step = torch.full(labels.shape, math.inf, device=images.device), torch.zeros_like(images)
+        for k in range(classes.shape[-1]):
+            (w,) = torch.autograd.grad(chosen[..., k].sum(), x, retain_graph=True)
+            length = l2_norm(w).clamp_min(1e-12)
+            distance = chosen[..., k].detach().abs() / length
+            closer = distance < nearest
+            step = torch.where(wide(closer), wide((distance + 1e-4) / length) * w, step)
+            nearest = torch.where(closer, distance, nearest)
+    return step
 
 
-def attack_recipe(config, dataset, model):
-    """Everything that makes an attacked image what it is."""
-    return {
-        "dataset": dataset.name,
-        "images": fingerprint(dataset.train_images, dataset.train_labels, dataset.test_images, dataset.test_labels),
-        "surrogate": config.surrogate,
-        "surrogate_weights": fingerprint(*(value.cpu() for value in model.state_dict().values())),
-        "attack": config.attack,
-        "epsilon": config.epsilon,
-        "steps": config.attack_steps,
-        "step_size": config.attack_step_size,
-        "seed": config.attack_seed,
-        "levels": LEVELS,
-    }
+def ddn(predict, images, labels, settings, starts=None):
+    """Decoupled direction and norm (Rony et al. 2019, algorithm 1), L2: the norm shrinks after a success and grows after a failure."""
+    gamma, epsilon = 0.05, torch.ones(labels.shape, device=images.device)
+    best, best_l2 = images.clone(), torch.full(labels.shape, math.inf, device=images.device)
+    open_ = is_correct(predict, images, labels)
+    delta = torch.zeros_like(images)
+    for step in range(settings.steps):
+        alpha = 0.01 + (1 - 0.01) * (1 + math.cos(math.pi * step / settings.steps)) / 2  # from 1 down to 0.01
+        with torch.enable_grad():
+            x = (images + delta).detach().requires_grad_()
+            logits = predict(x)
+            (gradient,) = torch.autograd.grad(cross_entropy(logits, labels), x)
+        fooled, l2 = logits.argmax(-1) != labels, l2_norm(delta)
+        better = fooled & open_ & (l2 < best_l2)
+        best, best_l2 = torch.where(wide(better), x.detach(), best), torch.where(better, l2, best_l2)
+        delta = delta + alpha * gradient / wide(l2_norm(gradient)).clamp_min(1e-12)
+        epsilon = epsilon * torch.where(fooled, 1 - gamma, 1 + gamma)
+        delta = delta * wide(epsilon / l2_norm(delta).clamp_min(1e-12))
+        delta = (images + delta).clamp(0, 1) - images
+    return best
 
 
-def cache_folder(cache_dir, kind, name, recipe):
-    """<cache_dir>/<kind>/<name>-<hash8 of the recipe>."""
-    return Path(cache_dir) / kind / f"{name}-{hash8(recipe)}"
+# White-box, every image from its own start -----------------------------------------------------
 
 
-@contextlib.contextmanager
-def locked(folder):
-    """Hold the folder's lock, so that two processes that want the same thing make it once."""
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        lock = FileLock(folder / ".lock")
-        lock.acquire()
-    except OSError as error:
-        raise UserError(f"--cache_dir: {folder} cannot be written ({error.strerror}): name a folder that can") from error
-    try:
-        yield
-    finally:
-        lock.release()
+def start_draws(seed, part, index, shape, restart=0):
+    """One uniform [0, 1) array of `shape` an image, from the stream (seed, "start", part, restart, position in the data set)."""
+    return np.stack([np.random.default_rng(stream(seed, "start", part, restart, int(i))).random(shape, np.float32) for i in index])
 
 
-def _attack_missing(config, folder, part, images, labels, missing, model):
-    """Attack images[missing] in batches and write them as shards, each of which appears whole."""
-    make = pkgutil.resolve_name(ATTACKS[config.attack].make)
-    device = next(model.parameters()).device
-    with tqdm(total=len(missing), desc=f"{config.attack} {part}", unit="image", leave=False, disable=None) as bar:
-        for first in range(0, len(missing), SHARD):
-            rows = []
-            shard = missing[first : first + SHARD]
-            for start in range(0, len(shard), BATCH):
-                index = shard[start : start + BATCH]
-                clean, truth = to_float(images[index], device), torch.from_numpy(labels[index]).to(device)
-                starts = start_draws(config.attack_seed, part, index, images.shape[1:])
-                levels = to_levels(make(model, clean, truth, starts, config), images[index])
-                with torch.no_grad():
-                    before = model(clean).argmax(1) == truth
-                    after = model(from_levels(levels, device)).argmax(1) == truth
-                rows.append((index, levels, before.cpu().numpy(), after.cpu().numpy()))
-                bar.update(len(index))
-            arrays = dict(zip(("index", "pixels", "before", "after"), map(np.concatenate, zip(*rows, strict=True)), strict=True))
-            write_atomic(folder / f"{part}-{fingerprint(shard)}.npz", lambda path, a=arrays: np.savez_compressed(path, **a))
+def starts_for(seed, part, index, images):
+    """The `starts` of these images (..., N, C, H, W), whose positions in the data set are `index` (N,)."""
+
+    def starts(restart):
+        return torch.from_numpy(start_draws(seed, part, index, images.shape[-3:], restart)).to(images.device)
+
+    return starts
 
 
-def _read_shards(folder, part, shape, say):
-    """Every cached image of `part`, as one AttackedSet; a shard that cannot be read is removed, to be made again."""
-    found = [(np.empty(0, np.int64), np.empty((0, *shape), np.uint16), np.empty(0, bool), np.empty(0, bool))]
-    for path in sorted(folder.glob(f"{part}-*.npz")):
-        try:
-            with np.load(path, allow_pickle=False) as file:
-                found.append(tuple(file[name] for name in ("index", "pixels", "before", "after")))
-        except Exception as error:  # zipfile, zlib, numpy and the system each have their own type for a damaged file
-            say(f"note: {path} is damaged ({error}) and is made again")
-            path.unlink()
-    index, pixels, before, after = map(np.concatenate, zip(*found, strict=True))
-    index, rows = np.unique(index, return_index=True)
-    return AttackedSet(index, pixels[rows], before[rows], after[rows])
+if __name__ == "__main__":
+    from evaluate import main
 
-
-def to_float(images, device):
-    """uint8 numpy images -> float32 in [0, 1] on the device."""
-    return torch.from_numpy(images).to(device).float().div_(255)
-
-
-def to_levels(adversarial, clean):
-    """Floats in [0, 1] (tensor) -> uint16 levels, rounded towards the clean uint8 images, so that no epsilon is exceeded."""
-    base = clean.astype(np.int64) * (LEVELS // 255)
-    step = adversarial.double().cpu().numpy() * LEVELS - base
-    # 0.01 of a level forgives the rounding of float32, which would cost a whole level at 8/255
-    return (base + np.trunc(step + 0.01 * np.sign(step)).astype(np.int64)).clip(0, LEVELS).astype(np.uint16)
-
-
-def from_levels(levels, device):
-    """uint16 levels -> float32 in [0, 1] on the device; an unchanged pixel is bit-equal to its clean float."""
-    return torch.from_numpy(levels.astype(np.float32)).to(device).div_(LEVELS)
-
-
-# The pool ------------------------------------------------------------------------------------
-
-
-@dataclasses.dataclass
-class Images:
-    """What a cohort trains and is tested on, on the device."""
-
-    train: train.Data
-    test: torch.Tensor  # (T, C, H, W), clean
-    test_labels: torch.Tensor  # (T,)
-    attacked_test: list  # per run: (T, C, H, W), or None without an attack
-    reports: list  # per run: a dict, or None
-    samples: list  # per run: (clean, attacked) test images (10, C, H, W), or None
-
-
-def build_images(configs, dataset, device, say=print):
-    """The pool, index vectors and test sets of runs that share a data set: clean images once, then each attacked set once."""
-    clean = to_float(dataset.train_images, device)
-    pool, labels = [clean], [torch.from_numpy(dataset.train_labels).to(device)]
-    test, test_labels = to_float(dataset.test_images, device), torch.from_numpy(dataset.test_labels).to(device)
-    splits = [data.split(len(clean), config.val_fraction, config.seed) for config in configs]
-    chosen = [
-        [mixed(part, config.mix_ratio, config.seed, name) for part, name in zip(split, ("train", "val"), strict=True)]
-        for split, config in zip(splits, configs, strict=True)
-    ]
-    sets, size = {}, len(clean)
-    for config in configs:
-        key = attack_key(config)
-        if config.attack is None or key in sets:
-            continue
-        wanted = np.concatenate([np.concatenate(c) for c, other in zip(chosen, configs, strict=True) if attack_key(other) == key])
-        model = surrogate(config, dataset, device, say)
-        parts = {"train": attacked_set(config, dataset, "train", wanted, model, say)}
-        parts["test"] = attacked_set(config, dataset, "test", np.arange(len(test)), model, say)
-        sets[key] = parts, size, from_levels(parts["test"].pixels, device)
-        pool.append(from_levels(parts["train"].pixels, device))
-        labels.append(labels[0][torch.from_numpy(parts["train"].index).to(device)])
-        size += len(pool[-1])
-    runs = list(zip(configs, splits, chosen, strict=True))
-    index = [[positions(part, picked, sets.get(attack_key(c))) for part, picked in zip(s, p, strict=True)] for c, s, p in runs]
-    stacked = [torch.from_numpy(np.stack(part)).to(device) for part in zip(*index, strict=True)]
-    found = [sets.get(attack_key(config)) for config in configs]
-    return Images(
-        train.Data(torch.cat(pool) if len(pool) > 1 else clean, torch.cat(labels), *stacked),
-        test,
-        test_labels,
-        [each and each[2] for each in found],
-        [each and report(dataset, each[0], np.concatenate(picked)) for each, picked in zip(found, chosen, strict=True)],
-        [each and (test[:10].cpu(), each[2][:10].cpu()) for each in found],
-    )
-
-
-def attack_key(config):
-    """What tells the attacked set of one run of a cohort from another's."""
-    return (config.attack, config.epsilon, config.attack_steps, config.attack_step_size, config.surrogate, config.surrogate_epochs, config.attack_seed)
-
-
-def mixed(part, mix_ratio, seed, name):
-    """The positions of `part` that are attacked: the first round(mix_ratio * N) of an order drawn from "mix".
-
-    The order depends on the seed alone, so what is attacked at 25 % is also attacked at 50 %.
-    """
-    order = torch.randperm(len(part), generator=torch.Generator().manual_seed(stream(seed, "mix", name))).numpy()
-    return part[order[: round(mix_ratio * len(part))]]
-
-
-def positions(part, picked, found):
-    """Positions in the pool for the images `part`, those in `picked` replaced by their attacked versions."""
-    if not len(picked):
-        return part
-    parts, offset, _ = found
-    return np.where(np.isin(part, picked), offset + np.searchsorted(parts["train"].index, part), part)
-
-
-def report(dataset, parts, picked):
-    """Figures of the attacked images a run uses: of the training images `picked` (with validation) and of the test set.
-
-    Accuracies and shares are in percent; L2 and linf are on [0, 1] pixels, means over images.
-    """
-    result = {}
-    for part, whole in parts.items():
-        rows = np.isin(whole.index, picked) if part == "train" else slice(None)
-        pixels, clean = whole.pixels[rows], getattr(dataset, f"{part}_images")[whole.index[rows]]
-        if not len(pixels):
-            continue
-        l2, linf = perturbation_norms(pixels, clean)
-        result[part] = {
-            "images": len(pixels),
-            "surrogate_accuracy_before": 100 * float(whole.before[rows].mean()),
-            "surrogate_accuracy_after": 100 * float(whole.after[rows].mean()),
-            "changed_percent": 100 * float((linf > 0).mean()),
-            "mean_l2": float(l2.mean()),
-            "mean_linf": float(linf.mean()),
-        }
-    return result
-
-
-def perturbation_norms(pixels, clean):
-    """L2 and linf length (N,) of the difference between uint16 levels and uint8 images, on [0, 1] pixels."""
-    l2, linf = [], []
-    for start in range(0, len(pixels), SHARD):  # in parts: the differences of a whole data set are large
-        part = slice(start, start + SHARD)
-        difference = (pixels[part].astype(np.float32) - clean[part].astype(np.float32) * (LEVELS // 255)) / LEVELS
-        flat = np.abs(difference.reshape(len(difference), -1))
-        l2.append(np.sqrt((flat**2).sum(1)))
-        linf.append(flat.max(1))
-    return np.concatenate(l2), np.concatenate(linf)
-
-
-def describe_report(config, figures):
-    """The report as the lines a run prints."""
-    lines = [f"attacked with {config.attack} (epsilon {config.epsilon:.4g}) against {config.surrogate}:"]
-    for part, row in figures.items():
-        lines.append(
-            f"  {part:5} {row['images']:>7,} images: surrogate {row['surrogate_accuracy_before']:.2f} % -> "
-            f"{row['surrogate_accuracy_after']:.2f} %, {row['changed_percent']:.1f} % changed, "
-            f"mean L2 {row['mean_l2']:.3f}, mean linf {row['mean_linf']:.4f}"
-        )
-    return "\n".join(lines)
+    sys.exit(main())

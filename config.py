@@ -23,20 +23,47 @@ from utils import UserError, choose, hash8
 
 @dataclass(frozen=True)
 class Attack:
-    """One line of ATTACKS: where the attack is made, and its defaults for gray and for colour images."""
+    """One line of ATTACKS: where the attack is made, and its defaults, (gray, colour) where images differ."""
 
-    make: str  # "module:function", called as make(model, images, labels, starts, config)
-    norm: str
-    epsilon: tuple  # (gray, colour), on [0, 1] pixels
+    make: str  # "module:function" for the data set generator, called as make(model, images, labels, settings, starts)
+    batched: str  # the same for R networks at once, called with `predict` in place of the model
+    epsilon: tuple  # radius on [0, 1] pixels; (None, None): the attack minimises the distance instead
     steps: int
-    step_size: tuple  # (gray, colour)
+    step_size: tuple  # on [0, 1] pixels; of cw the learning rate
 
 
+#    attack    norm (the first is the default)   made by                  for R networks      epsilon          steps  step size
 ATTACKS = {
-    #              made by                         norm    epsilon (gray, colour)  steps  step size
-    "fgsm": Attack("attacks:deeprobust_fgsm", "linf", (0.3, 8 / 255), 1, (0.3, 8 / 255)),
-    "pgd": Attack("attacks:deeprobust_pgd", "linf", (0.3, 8 / 255), 40, (0.01, 2 / 255)),
+    "fgsm": {"linf": Attack("attacks:deeprobust_fgsm", "attacks:fgsm", (0.3, 8 / 255), 1, (None, None))},
+    "pgd": {
+        "linf": Attack("attacks:deeprobust_pgd", "attacks:pgd", (0.3, 8 / 255), 40, (0.01, 2 / 255)),
+        "l2": Attack("attacks:pgd", "attacks:pgd", (2.0, 0.5), 40, (0.1, 0.05)),
+    },
+    "cw": {"l2": Attack("attacks:cw", "attacks:cw", (None, None), 300, (0.03, 0.01))},
+    "deepfool": {"l2": Attack("attacks:deepfool", "attacks:deepfool", (None, None), 50, (None, None))},
+    "ddn": {"l2": Attack("attacks:ddn", "attacks:ddn", (None, None), 100, (None, None))},
+    "noise": {"linf": Attack("attacks:noise", "attacks:noise", (0.3, 8 / 255), 1, (None, None))},
 }
+
+
+@dataclass(frozen=True)
+class AttackSettings:
+    """An attack with all its parameters, as its function takes them; None where it has no such parameter."""
+
+    attack: str
+    norm: str
+    epsilon: float | None
+    steps: int
+    step_size: float | None
+    confidence: float
+    restarts: int
+
+    @property
+    def line(self):
+        """The attack's line in ATTACKS."""
+        return ATTACKS[self.attack][self.norm]
+
+
 PRUNE_TYPES = ("lt", "reinit")
 INITS = ("glorot_normal", "glorot_uniform", "kaiming_normal", "kaiming_uniform", "orthogonal", "torch")
 
@@ -57,9 +84,14 @@ def whole(text):
         raise argparse.ArgumentTypeError(f"{text!r} is not a whole number") from None
 
 
+def words(text):
+    """A name in a list of names."""
+    return text
+
+
 def flag(default, why, kind=None, group="experiment", names=None, result=True):
     """A field of RunConfig that is also a flag. `result=False`: it does not change any number of the run."""
-    kind = kind or {bool: bool, int: whole, float: number}.get(type(default), str)
+    kind = kind or {bool: bool, int: whole, float: number, tuple: words}.get(type(default), str)
     return field(default=default, metadata={"why": why, "kind": kind, "group": group, "names": names, "result": result})
 
 
@@ -86,9 +118,17 @@ class RunConfig:
 
     attack: str = flag(None, "the attack that makes the attacked images (default: the data set's suffix, else none)", str, "attack", tuple(ATTACKS))
     mix_ratio: float = flag(None, "share of the training images that are attacked, 0 to 1 (default: 1 with an attack, else 0)", number, "attack")
+    attack_mode: str = flag(
+        "static", "static: a fixed set, made against the surrogate; online: against the net being trained", "", "attack", ("static", "online")
+    )
+    norm: str = flag(None, "norm of the attack (default: its first in the table below)", str, "attack", ("linf", "l2"))
     epsilon: float = flag(None, "radius of the attack on [0, 1] pixels, such as 0.3 or 8/255 (default: the table below)", number, "attack")
     attack_steps: int = flag(None, "steps of an iterative attack (default: the table below)", whole, "attack")
     attack_step_size: float = flag(None, "length of one step on [0, 1] pixels (default: the table below)", number, "attack")
+    confidence: float = flag(0.0, "kappa of cw: by how much the wrong logit must lead; more transfers better", group="attack")
+    restarts: int = flag(1, "random starts of pgd; an image keeps its first that fools", group="attack")
+    eval_attacks: tuple = flag(("fgsm",), "attacks on each pruned net, white-box, every round", None, "attack", tuple(ATTACKS))
+    eval_examples: int = flag(1000, "test images that iterative attacks are tried on, every round (fgsm and noise: all of them)", group="attack")
     attack_seed: int = flag(0, "seeds the surrogate and the attack's random starts; runs that share it share one attacked data set", group="attack")
     surrogate: str = flag(None, "network the attacked images are made against (default: DeepRobust's CNN, for 32x32 its ResNet18)", str, "attack", tuple(ARCHS))
     surrogate_epochs: int = flag(None, "epochs of its training (default: 3 passes or 300 steps; 15 passes for colour images)", whole, "attack")
@@ -115,6 +155,8 @@ class RunConfig:
     save_weights: str = flag("best", "which trained weights to keep each round", group="machine", names=("best", "last", "none"), result=False)
     print_freq: int = flag(1, "refresh the progress bar each so many epochs", group="machine", result=False)
 
+    data_id: str = flag("", "not a flag: which file an .npz data set is, so that another one of its name is another run")
+
     def flags(self):
         """Every field as a plain dict, as config.json keeps it."""
         return dataclasses.asdict(self)
@@ -136,11 +178,11 @@ PRESETS = {
         arch_type="fc1", optimizer="adam", lr=1.2e-3, batch_size=60, init="glorot_normal", val_fraction=1 / 12,
         prune_percent=20.0, output_prune_percent=10.0, prune_iterations=21, end_iter=55, valid_steps=100,
     ),
-    # Cosentino 2019: half clean, half adversarial; 30k iterations of 60 images are 36 epochs of 50k
+    # Cosentino 2019: half clean, half adversarial, made against the net being trained; 30k iterations of 60 images are 36 epochs of 50k
     "cosentino": dict(
         arch_type="fc1_nobias", optimizer="adam", lr=1.2e-3, batch_size=60, val_fraction=1 / 6,
         prune_percent=20.0, output_prune_percent=10.0, prune_iterations=21, end_iter=36,
-        attack="fgsm", mix_ratio=0.5, epsilon=0.3, attack_steps={"pgd": 10}, attack_step_size={"pgd": 0.05},
+        attack="fgsm", attack_mode="online", mix_ratio=0.5, epsilon=0.3, attack_steps={"pgd": 10}, attack_step_size={"pgd": 0.05},
     ),
     # the two scripts this program rewrites
     "original": dict(
@@ -183,10 +225,15 @@ def make_parser():
     groups = {name: parser.add_argument_group(name, why) for name, why in GROUPS.items()}
     for item in dataclasses.fields(RunConfig):
         note, group = item.metadata, groups[item.metadata["group"]]
+        if item.name == "data_id":
+            continue
         default = "" if item.default in (None, "", False) else f" (default: {_show(item.default)})"
         why = note["why"].replace("%", "%%") + default
         if note["kind"] is bool:
             group.add_argument(f"--{item.name}", action="store_true", help=why)
+            continue
+        if note["kind"] is words:
+            group.add_argument(f"--{item.name}", nargs="+", metavar="NAME", help=f"{why} [{', '.join(note['names'])}]")
             continue
         if note["names"]:
             why += f" [{', '.join(note['names'])}]"
@@ -206,9 +253,11 @@ def parse(argv=None):
     given = vars(make_parser().parse_args(argv))
     resume = given.pop("resume", None)
     preset = given.pop("preset", None)
+    # what these two say is explicit and overrides a preset's, or must match a saved run's
+    _split_dataset_name(given)
+    _rate_to_ratio(given)
     if preset:
         choose("preset", preset, list(PRESETS))
-        _split_dataset_name(given)  # an attack in the data set's name is explicit and overrides the preset's
         given = PRESETS[preset] | given
     if not resume:
         return resolve(given), resume
@@ -224,7 +273,7 @@ def parse(argv=None):
 
 def must_match(config, saved, folder):
     """Raise UserError if `config` would give other results than the flags `saved` in `folder`."""
-    new = config.results()
+    new = json.loads(json.dumps(config.results()))  # as config.json keeps them: a tuple is a list there
     differing = [f"{key} is {saved.get(key)!r} there and {new[key]!r} here" for key in new if saved.get(key) != new[key]]
     if differing:
         raise UserError(f"{folder} belongs to another run: {'; '.join(differing)}")
@@ -233,18 +282,21 @@ def must_match(config, saved, folder):
 def resolve(given):
     """Fill in what follows from the flags in `given` (a dict), check everything, return a RunConfig."""
     given = dict(given)
-    known = {f.name for f in dataclasses.fields(RunConfig)} | {"attack_rate"}
+    known = sorted(f.name for f in dataclasses.fields(RunConfig))
     for name in given:
-        choose("flag", name, sorted(known))
-    _split_dataset_name(given)
+        choose("flag", name, known)
     _resolve_mix(given)
     config = RunConfig(**{key: None if isinstance(value, dict) else value for key, value in given.items()})
+    config = dataclasses.replace(config, eval_attacks=tuple(config.eval_attacks))
     for item in dataclasses.fields(RunConfig):
-        if item.metadata["names"] and getattr(config, item.name) is not None:
-            choose(item.name, getattr(config, item.name), list(item.metadata["names"]))
+        value = getattr(config, item.name)
+        for name in value if isinstance(value, tuple) else [value]:
+            if item.metadata["names"] and name is not None:
+                choose(item.name, name, list(item.metadata["names"]))
     in_shape, _ = data.describe(config.dataset, config.data_dir)
     derived = _attack_defaults(config, given, in_shape)
     derived["output_prune_percent"] = _first(config.output_prune_percent, config.prune_percent)
+    derived["data_id"] = data.identity(config.dataset, config.data_dir)
     derived["order_seed"] = _first(config.order_seed, config.seed)
     config = dataclasses.replace(config, **derived)
     _check(config)
@@ -264,12 +316,15 @@ def _split_dataset_name(given):
     given["attack"] = attack
 
 
-def _resolve_mix(given):
+def _rate_to_ratio(given):
     rate = given.pop("attack_rate", None)
     if rate is not None:
         if given.get("mix_ratio") not in (None, rate / 100):
             raise UserError(f"--attack_rate={rate:g} (percent) and --mix_ratio={given['mix_ratio']:g} differ: leave one out")
         given["mix_ratio"] = rate / 100
+
+
+def _resolve_mix(given):
     if given.get("mix_ratio") is None:
         given["mix_ratio"] = 1.0 if given.get("attack") else 0.0
     if not 0 <= given["mix_ratio"] <= 1:
@@ -279,26 +334,49 @@ def _resolve_mix(given):
 
 
 def _attack_defaults(config, given, in_shape):
-    """Epsilon and the rest for this attack and these images; a preset may name a value per attack.
+    """The attack's parameters for these images; a preset may name a value per attack.
 
-    Without an attack, epsilon is FGSM's: the radius at which the pruned nets are tested.
+    Without an attack, they are FGSM's: the radius at which the pruned nets are tested.
     """
-    attack = ATTACKS[config.attack or "fgsm"]
-    colour = in_shape[0] > 1
-    table = {"epsilon": attack.epsilon[colour], "attack_steps": attack.steps, "attack_step_size": attack.step_size[colour]}
-    for key in table:
+    attack, colour = config.attack or "fgsm", in_shape[0] > 1
+    norm = config.norm or next(iter(ATTACKS[attack]))
+    if norm not in ATTACKS[attack]:
+        raise UserError(f"--norm={norm}: {attack} has {' and '.join(ATTACKS[attack])}")
+    line = ATTACKS[attack][norm]
+    table = {"epsilon": line.epsilon[colour], "attack_steps": line.steps, "attack_step_size": line.step_size[colour]}
+    for key, default in table.items():
         value = given.get(key)
-        table[key] = _first(value.get(config.attack or "fgsm") if isinstance(value, dict) else value, table[key])
-    if config.attack:
+        value = value.get(attack) if isinstance(value, dict) else value
+        if value is not None and default is None:
+            raise UserError(f"--{key}={value:g}: {attack} in {norm} has no {key}; see the table in --help")
+        table[key] = _first(value, default)
+    table["norm"] = norm
+    if config.attack_mode == "online" and not config.attack:
+        raise UserError("--attack_mode=online needs an attack: add --attack=fgsm or --attack=pgd")
+    if config.attack and config.attack_mode == "static":
         # DeepRobust's two networks fix their image size: the CNN is made for it, the ResNet18 for 32x32
         table["surrogate"] = config.surrogate or ("deeprobust_resnet18" if in_shape[1:] == (32, 32) else "deeprobust_cnn")
         table["surrogate_epochs"] = _first(config.surrogate_epochs, 15 if colour else 0)
     return table
 
 
+def attack_settings(config, attack, in_shape):
+    """AttackSettings of the run's own attack, or of another at its defaults; within the run's radius where the norms agree."""
+    if attack == (config.attack or "fgsm"):
+        norm = config.norm
+        own = (config.epsilon, config.attack_steps, config.attack_step_size)
+    else:
+        norm, colour = next(iter(ATTACKS[attack])), in_shape[0] > 1
+        line = ATTACKS[attack][norm]
+        epsilon = config.epsilon if config.norm == norm and config.epsilon is not None and line.epsilon[colour] is not None else line.epsilon[colour]
+        own = (epsilon, line.steps, line.step_size[colour])
+    return AttackSettings(attack, norm, *own, config.confidence, config.restarts)
+
+
 def _check(config):
     """Raise UserError for the first flag whose value makes no sense."""
     drops = re.fullmatch(r"(\d+(,\d+)*)?", config.lr_drops)
+    radius = "from 0 to 1 (pixels are on [0, 1]; 8/255 is accepted)" if config.norm == "linf" else "from 0 to 100"
     rules = [
         (0 < config.prune_percent < 100, "prune_percent", "more than 0 and less than 100"),
         (0 <= config.output_prune_percent < 100, "output_prune_percent", "at least 0 and less than 100"),
@@ -307,9 +385,13 @@ def _check(config):
         (config.end_iter >= 1, "end_iter", "at least 1 epoch"),
         (config.seed >= 0 and config.order_seed >= 0 and config.attack_seed >= 0, "seed", "0 or more (as order_seed, attack_seed)"),
         (0 <= config.rewind_epoch < max(config.end_iter, 1), "rewind_epoch", "0 or more and less than end_iter"),
-        (0 <= config.epsilon <= 1, "epsilon", "from 0 to 1 (pixels are on [0, 1]; 8/255 is accepted)"),
+        (config.epsilon is None or 0 <= config.epsilon <= (1 if config.norm == "linf" else 100), "epsilon", radius),
         (config.attack_steps >= 1, "attack_steps", "at least 1"),
-        (0 < config.attack_step_size < math.inf, "attack_step_size", "more than 0"),
+        (config.attack_step_size is None or 0 < config.attack_step_size < math.inf, "attack_step_size", "more than 0"),
+        (0 <= config.confidence < math.inf, "confidence", "0 or more"),
+        (config.restarts >= 1, "restarts", "at least 1"),
+        (config.eval_examples >= 1, "eval_examples", "at least 1"),
+        (len(set(config.eval_attacks)) == len(config.eval_attacks), "eval_attacks", "each attack once"),
         (config.surrogate_epochs is None or config.surrogate_epochs >= 0, "surrogate_epochs", "0 (chosen by size) or more"),
         (0 < config.lr < math.inf, "lr", "more than 0"),
         (0 <= config.momentum < 1, "momentum", "at least 0 and less than 1"),
@@ -340,11 +422,15 @@ def _show(value):
 
 
 def _epilog():
-    rows = [f"  {'attack':8}{'norm':6}{'epsilon gray / colour':>24}{'steps':>7}{'step size gray / colour':>26}"]
-    for name, a in ATTACKS.items():
-        pairs = [f"{gray:g} / {Fraction(colour).limit_denominator(255)}" for gray, colour in (a.epsilon, a.step_size)]
-        rows.append(f"  {name:8}{a.norm:6}{pairs[0]:>24}{a.steps:>7}{pairs[1]:>26}")
-    return "defaults of the attacks, by kind of image:\n" + "\n".join(rows) + (
+    def pair(values):
+        return "-" if values[0] is None else f"{values[0]:g} / {Fraction(values[1]).limit_denominator(255)}"
+
+    table = [f"  {'attack':10}{'norm':6}{'epsilon gray / colour':>23}{'steps':>7}{'step size gray / colour':>25}   made by"]
+    for name, norms in ATTACKS.items():
+        for norm, a in norms.items():
+            maker = "DeepRobust" if "deeprobust" in a.make else "attacks.py"
+            table.append(f"  {name:10}{norm:6}{pair(a.epsilon):>23}{a.steps:>7}{pair(a.step_size):>25}   {maker}")
+    return "defaults of the attacks, by kind of image:\n" + "\n".join(table) + (
         "\n\nexamples:\n"
         "  python main.py                                     dense and 34 pruned nets on digits, no download\n"
         "  python main.py --dataset=mnist_fgsm_attack --prune_percent=20 --prune_iterations=15 --end_iter=3\n"

@@ -14,9 +14,9 @@ import time
 from dataclasses import dataclass
 from pathlib import Path
 
-from config import RunConfig, parse
+from config import RunConfig, attack_settings, parse
 from runfolder import Progress, RunFolder
-from utils import UserError, pick_device, set_threads, stream
+from utils import UserError, is_small, permutation, pick_device, set_threads, stream
 
 
 @dataclass
@@ -26,6 +26,7 @@ class Run:
     config: RunConfig
     folder: RunFolder
     progress: Progress
+    report: dict | None = None  # of its attacked images
 
 
 def main(argv=None):
@@ -57,11 +58,12 @@ def run_cohort(runs):
     from tqdm import tqdm
 
     import archs
-    import attacks
     import data
+    import pool
     import pruning
 
     shared = runs[0].config
+    must_share(runs)
     for run in runs:
         if run.config.start_iter > run.progress.next_round:
             raise UserError(
@@ -80,17 +82,36 @@ def run_cohort(runs):
         return archs.build(config.arch_type, dataset.in_shape, dataset.num_classes, stats, config.init, seed)
 
     model = fresh(shared, 0)
-    set_threads(shared.threads)  # attacked images are made with every core
-    images = attacks.build_images([run.config for run in runs], dataset, device, tqdm.write)
+    surrogates = {run.config.surrogate for run in runs if run.config.surrogate}
+    set_threads(shared.threads, small=all(is_small(arch) for arch in surrogates))
+    images = pool.build_images([run.config for run in runs], dataset, device, tqdm.write)
     for run, report, samples in zip(runs, images.reports, images.samples, strict=True):
         run.progress.theta0 = run.progress.theta0 or fresh(run.config, 0).state_dict()
         run.progress.masks = run.progress.masks or pruning.ones(model)
+        run.report = report
         run.folder.start(run.config, device, run.progress.theta0, report, samples)
+        if run.progress.next_round == 0:
+            run.folder.log_samples(run.config, samples)
         tqdm.write(f"run folder {run.folder.path}")
         if report:
-            tqdm.write(attacks.describe_report(run.config, report))
-    set_threads(shared.threads, small=shared.arch_type.startswith("fc"))
+            tqdm.write(pool.describe_report(run.config, report))
+    set_threads(shared.threads, small=is_small(shared.arch_type))
     rounds(runs, model, fresh, images, device)
+
+
+# what each run of a cohort can have for its own
+OWN = {
+    "prune_type", "seed", "order_seed", "prune_scope", "prune_percent", "output_prune_percent", "prune_schedule", "attack", "mix_ratio", "norm",
+    "epsilon", "attack_steps", "attack_step_size", "confidence", "restarts", "attack_seed", "surrogate", "surrogate_epochs",
+}  # fmt: skip
+
+
+def must_share(runs):
+    """ValueError unless the runs of a cohort are at the same round and differ only in what each can have for its own."""
+    theirs = [{k: v for k, v in run.config.flags().items() if k not in OWN} | {"round": run.progress.next_round} for run in runs]
+    online = [run.config for run in runs if run.config.attack_mode == "online"]
+    if any(other != theirs[0] for other in theirs) or len({(c.attack, c.mix_ratio, attack_settings(c, c.attack, (1, 28, 28))) for c in online}) > 1:
+        raise ValueError("these runs cannot train together: they differ in more than " + ", ".join(sorted(OWN)))
 
 
 def rounds(runs, model, fresh, images, device):
@@ -106,9 +127,9 @@ def rounds(runs, model, fresh, images, device):
             cohort = train.Cohort(model, starts, [run.progress.masks for run in runs], device)
             fit = train.fit(cohort, images.train, shared, seeds, number, bars.epoch)
             last = cohort.unstack(cohort.state())
-            tests = test(cohort, fit, images, shared)
+            tests = test(cohort, fit, images, [run.config for run in runs], bars.tqdm.write)
             for each in zip(runs, fit.rows, last, cohort.unstack(fit.best), split(cohort, fit.rewind), tests, strict=True):
-                bars.round(*finish_round(number, began, *each))
+                bars.round(*finish_round(number, began, bars.tqdm.write, *each))
     for run in runs:
         run.folder.finish(run.config)
 
@@ -127,30 +148,44 @@ def split(cohort, state):
     return cohort.unstack(state) if state else [None] * cohort.size
 
 
-def test(cohort, fit, images, config):
-    """R dicts of test accuracies in percent; the attacked ones are of the weights that validation selected."""
-    from functools import partial
+def test(cohort, fit, images, configs, say):
+    """R dicts of test accuracies in percent; the attacked ones are of the weights that validation selected.
 
-    import attacks
+    Iterative attacks are tried on eval_examples test images, always the same; of attacks that minimise the
+    distance, its mean L2 is reported too.
+    """
     import train
 
     clean = images.test, images.test_labels
-    columns = {"test_accuracy_last": train.evaluate(cohort, *clean)[1]}
+    last = train.evaluate(cohort, *clean)[1]
     cohort.load(fit.best)
-    columns = {"test_accuracy": train.evaluate(cohort, *clean)[1]} | columns
-    tests = [{name: value[run].item() for name, value in columns.items()} for run in range(cohort.size)]
-    for run, attacked in enumerate(images.attacked_test):
+    selected = train.evaluate(cohort, *clean)[1]
+    tests = [{"test_accuracy": selected[run].item(), "test_accuracy_last": last[run].item()} for run in range(cohort.size)]
+    for run, (row, attacked) in enumerate(zip(tests, images.attacked_test, strict=True)):
         if attacked is not None:
-            accuracy = train.evaluate(cohort, attacked, images.test_labels)[1][run].item()
-            tests[run][f"transfer_{config.attack}_accuracy"] = accuracy
-    whitebox = train.attacked_accuracy(cohort, partial(attacks.fgsm, epsilon=config.epsilon), *clean)
-    for run, row in enumerate(tests):
-        row["whitebox_fgsm_accuracy"] = whitebox[run].item()
+            row[f"transfer_{configs[run].attack}_accuracy"] = train.evaluate(cohort, attacked, images.test_labels)[1][run].item()
+    for name in configs[0].eval_attacks:
+        each = [attack_settings(config, name, images.test.shape[1:]) for config in configs]
+        for settings in dict.fromkeys(each):
+            count = len(images.test) if settings.steps == 1 else min(configs[0].eval_examples, len(images.test))
+            chosen = permutation(len(images.test), 0, "eval examples")[:count].sort().values
+            index = chosen.to(images.test.device)
+            found = train.attack_whitebox(cohort, settings, images.test[index], images.test_labels[index], chosen.numpy())
+            for run, (accuracy, l2, unmoved) in enumerate(zip(*found, strict=True)):
+                if each[run] == settings:
+                    tests[run][f"whitebox_{name}_accuracy"] = accuracy.item()
+                    if settings.epsilon is None:
+                        tests[run][f"whitebox_{name}_l2"] = l2.item()
+                    elif settings.epsilon > 0 and unmoved > 1:
+                        say(
+                            f"warning: {name} finds no gradient for {unmoved:.1f} % of the images: whitebox_{name}_accuracy overstates robustness by up to that"
+                        )
     return tests
 
 
-def finish_round(number, began, run, epochs, last, best, rewind, tests):
+def finish_round(number, began, say, run, epochs, last, best, rewind, tests):
     """Write a round to its run folder and prune for the next; returns (run, row of rounds.csv, masks)."""
+    import pool
     import pruning
 
     config, progress, masks = run.config, run.progress, run.progress.masks
@@ -172,6 +207,12 @@ def finish_round(number, began, run, epochs, last, best, rewind, tests):
         progress.dense = last if config.prune_schedule == "oneshot" else None
     progress.next_round = number + 1
     progress.masks = pruning.prune_to_round(progress.dense or last, masks, config, number + 1)
+    if number == 0 and run.report:
+        transferred = tests[f"transfer_{config.attack}_accuracy"]
+        run.folder.save_report(run.report | {"network": {"accuracy_before": tests["test_accuracy"], "accuracy_after": transferred}})
+        warning = pool.transfer_warning(run.report, tests["test_accuracy"], transferred, config.mix_ratio)
+        if warning:
+            say(f"warning: {warning}")
     epochs = [{"round": number, **epoch} for epoch in epochs]
     progress.epochs += epochs
     progress.rounds.append(row)

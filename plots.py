@@ -50,22 +50,33 @@ def group_arms(runs):
     """{label: runs} of runs that differ in nothing but their seeds; a label names what tells the arms apart."""
     from config import RunConfig
 
-    ignored = {"seed", "order_seed", *(name for name, item in RunConfig.__dataclass_fields__.items() if not item.metadata["result"])}
+    ignored = {"seed", "order_seed", "data_id", *(name for name, item in RunConfig.__dataclass_fields__.items() if not item.metadata["result"])}
     arms = {}
     for run in runs:
-        key = tuple(sorted((name, str(value)) for name, value in run["flags"].items() if name not in ignored))
+        own = {} if run["flags"]["order_seed"] == run["flags"]["seed"] else {"order_seed": run["flags"]["order_seed"]}
+        key = tuple(sorted((name, str(value)) for name, value in ({n: v for n, v in run["flags"].items() if n not in ignored} | own).items()))
+        if any(other["flags"]["seed"] == run["flags"]["seed"] for other in arms.get(key, [])):
+            print(f"note: {run['folder'].path} repeats another run's flags and seed and is left out")
+            continue
         arms.setdefault(key, []).append(run)
     varying = [name for name in dict(next(iter(arms))) if len({dict(key).get(name) for key in arms}) > 1]
     labelled = {}
     for members in sorted(arms.values(), key=lambda group: [str(group[0]["flags"].get(name)) for name in ["attack", "mix_ratio", "prune_type"]]):
         flags = members[0]["flags"]
-        others = [name for name in varying if name not in ("prune_type", "attack", "mix_ratio")]
+        # what follows from the attack need not be named, unless one attack comes with several
+        others = [name for name in varying if name not in ("prune_type", "attack", "mix_ratio") and not _follows(name, "attack", arms)]
         words = [flags["prune_type"]]
         if {"attack", "mix_ratio"} & set(varying):
             words.append(f"{flags['attack']} {flags['mix_ratio']:g}" if flags["attack"] else "clean")
         words += [f"{name}={flags.get(name)}" for name in others]
         labelled[", ".join(words)] = members
     return labelled
+
+
+def _follows(name, cause, arms):
+    """Whether the flag `name` has one value for each value of the flag `cause`."""
+    pairs = {(dict(key).get(cause), dict(key).get(name)) for key in arms}
+    return len(pairs) == len({first for first, _ in pairs})
 
 
 def curve(members, column):
@@ -170,7 +181,7 @@ def training_figure(arms, title):
 
     columns = {"train_loss": "training loss", "val_loss": "validation loss", "val_accuracy": "validation accuracy (%)"}
     figure, axes = new_figure(title, len(columns), rows=len(arms))
-    densities = [100 * row["density"] for members in arms.values() for row in members[0]["rounds"]]
+    densities = [100 * row["density"] for members in arms.values() for row in members[0]["rounds"] if row["density"] > 0]
     colours = ScalarMappable(LogNorm(min(densities) * 0.999, max(densities)), "viridis")
     for line, (label, members) in enumerate(arms.items()):
         run = members[0]
@@ -283,7 +294,7 @@ def main(argv=None):
     parser.add_argument("-o", "--output", default="plots", metavar="FOLDER", help="where PNG, PDF and CSV files go (default: plots)")
     args = parser.parse_args(argv)
     try:
-        runs = [run for run in map(load_run, dict.fromkeys(args.runs)) if run]
+        runs = [run for run in map(load_run, {Path(path).resolve(): path for path in args.runs}.values()) if run]
         if not runs:
             raise UserError("none of these folders has a finished round yet")
         for path in draw_all(runs, Path(args.output)):

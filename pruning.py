@@ -27,7 +27,7 @@ def prune(weights, masks, percent, scope="layer", output_percent=None):
     round(percent / 100 * alive) weights go, of each layer (scope "layer", Han 2015; Frankle & Carbin
     2019, section 2) or of the net as a whole ("global", same, section 4); of equal magnitudes the
     first go, in the order of the names and then of memory. output_percent is the output layer's own
-    rate; under "global" that layer is then pruned by itself. ValueError if a weight is not finite.
+    rate; under "global" that layer is then pruned by itself. FloatingPointError if a weight is not finite.
     """
     rates = dict.fromkeys(masks, percent)
     output = next(reversed(masks), None)
@@ -51,7 +51,7 @@ def _prune_pool(weights, masks, percent):
     alive = torch.cat([masks[name].reshape(-1) for name in masks]).nonzero().squeeze(1)
     magnitude = torch.cat([weights[name].detach().reshape(-1) for name in masks]).abs()[alive]
     if not torch.isfinite(magnitude).all():
-        raise ValueError("a weight is not finite: there is no magnitude to prune by")
+        raise FloatingPointError("a trained weight is not finite, so there is no magnitude to prune by: a smaller --lr may train")
     count = round(percent / 100 * len(alive))
     goes = alive[magnitude.sort(stable=True).indices[:count]]
     flat = torch.cat([masks[name].reshape(-1) for name in masks])

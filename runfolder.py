@@ -5,6 +5,7 @@ Reading functions serve plots.py and whoever compares runs; they never need the 
 
 import json
 import os
+import shutil
 import tempfile
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -93,17 +94,21 @@ class RunFolder:
     def start(self, config, device, theta0, report=None, samples=None):
         """Write what is known before round 0; an existing run keeps what it has."""
         for leftover in self.path.rglob(".tmp-*"):  # of a process that was killed while it wrote
-            leftover.unlink()
+            shutil.rmtree(leftover) if leftover.is_dir() else leftover.unlink()
         if not self.theta0.exists():
             save_tensors(self.theta0, theta0)
-        if report:
-            write_json(self.path / "attack_report.json", report)
+        if report and not (self.path / "attack_report.json").exists():
+            self.save_report(report)
         if samples:
             from plots import draw_samples
 
             write_atomic(self.path / "attacked_samples.png", lambda path: draw_samples(*samples, path))
         if not (self.path / "config.json").exists():  # last: it makes the folder a run
             write_json(self.path / "config.json", {"flags": config.flags(), "provenance": provenance(device)})
+
+    def save_report(self, report):
+        """Write the figures of the attacked images."""
+        write_json(self.path / "attack_report.json", report)
 
     def save_round(self, progress, masks, weights, row, epochs):
         """Write a finished round; the checkpoint comes last, so a kill in between repeats the round.

@@ -7,6 +7,7 @@ optimiser is elementwise, so each run of a cohort gets exactly the update it wou
 
 import copy
 import math
+import pkgutil
 from dataclasses import dataclass
 
 import torch
@@ -16,10 +17,13 @@ from torch.func import functional_call
 from torch.optim.adam import adam
 from torch.optim.sgd import sgd
 
+import attacks
 import pruning
+from config import attack_settings
 from utils import permutation, stream
 
 EVAL_BATCH = 1000
+ATTACK_BATCH = 250  # of iterative attacks: smaller batches stay in the cache of a CPU
 
 
 class Diverged(ArithmeticError):
@@ -50,7 +54,7 @@ class Cohort:
     def __init__(self, model, states, masks, device):
         self.size = len(states)
         self.model = copy.deepcopy(model).to(device)
-        self.has_dropout = any(isinstance(module, nn.Dropout) for module in model.modules())
+        self.has_dropout = any(isinstance(module, nn.modules.dropout._DropoutNd) for module in model.modules())
         if self.has_dropout and self.size > 1:
             raise ValueError("a network with dropout trains in cohorts of one: its draws are the run's own")
         self.masks = {name: self._stack([mask[name] for mask in masks], device) for name in masks[0]}
@@ -124,28 +128,36 @@ def fit(cohort, data, config, seeds, round_number, on_epoch=lambda epoch, rows: 
     was rewound to epoch k start at epoch k. Diverged if a training loss is not finite.
     """
     first = config.rewind_epoch if round_number else 0
-    steps = math.ceil(data.train_index.shape[1] / config.batch_size)
+    steps = len(batch_bounds(data.train_index.shape[1], config.batch_size))
     optimizer = Optimizer(cohort.params.values(), config)
     # layers with nothing pruned yet need no mask
     masks = {name: mask.float() for name, mask in cohort.masks.items() if not mask.all()}
     best, best_accuracy, rewind, rows = cohort.state(), torch.full((cohort.size,), -1.0, dtype=torch.double), None, [[] for _ in seeds]
     best_accuracy = best_accuracy.to(data.images.device)
+    pending, counted = torch.empty(0, cohort.size), first * steps  # training losses since the last validation
     for epoch in range(first, config.end_iter):
         batches = epoch_batches(data, config, seeds, round_number, epoch)
         losses = torch.empty(steps, cohort.size, device=data.images.device)
         checks = []  # (iteration, validation loss, accuracy), left on the device until the epoch is over
         cohort.model.train()
         for step, (images, labels) in enumerate(batches(cohort)):
+            if config.attack_mode == "online":
+                images = attack_online(cohort, images, labels, config)
             iteration = epoch * steps + step + 1
             losses[step] = train_step(cohort, images, labels, optimizer, masks, learning_rate(config, iteration, epoch))
             if is_due(config, iteration, steps):
-                loss, accuracy = evaluate(cohort, data.images, data.labels, data.val_index)
+                loss, accuracy = validate(cohort, data, config)
                 keep_best(best, cohort, accuracy > best_accuracy)
                 best_accuracy = torch.maximum(best_accuracy, accuracy)
                 checks.append((iteration, loss, accuracy))
                 cohort.model.train()
-        _raise_if_diverged(losses.cpu(), round_number, epoch, config)
-        _append_rows(rows, checks, losses.cpu(), epoch, steps)
+        losses = losses.cpu()
+        _raise_if_diverged(losses, round_number, epoch, config)
+        pending = torch.cat([pending, losses])
+        for iteration, loss, accuracy in checks:
+            count = iteration - counted
+            _append_rows(rows, epoch, iteration, pending[:count].mean(0), loss, accuracy, round_number)
+            pending, counted = pending[count:], iteration
         if round_number == 0 and epoch + 1 == config.rewind_epoch:
             rewind = cohort.state()
         on_epoch(epoch, rows)
@@ -222,16 +234,24 @@ def epoch_batches(data, config, seeds, round_number, epoch):
         shifts = torch.stack([crop_and_flip_draws(count, seed, round_number, epoch) for seed in seeds]).to(device)
 
     def batches(cohort):
-        if cohort.has_dropout:
-            torch.manual_seed(stream(seeds[0], "dropout", round_number, epoch))
-        for start in range(0, count, config.batch_size):
-            index = cohort.select(order[:, start : start + config.batch_size])
+        # dropout and the random starts of online attacks draw from torch's own generator
+        torch.manual_seed(stream(seeds[0], "dropout", round_number, epoch))
+        for start, end in batch_bounds(count, config.batch_size):
+            index = cohort.select(order[:, start:end])
             images = data.images[index]
             if shifts is not None:
-                images = crop_and_flip(images, cohort.select(shifts[:, start : start + config.batch_size]))
+                images = crop_and_flip(images, cohort.select(shifts[:, start:end]))
             yield images, data.labels[index]
 
     return batches
+
+
+def batch_bounds(count, batch_size):
+    """(start, end) of each batch; the last is as short as it comes, but an image alone, which batch-norm refuses, joins the batch before."""
+    bounds = [(start, min(start + batch_size, count)) for start in range(0, count, batch_size)]
+    if len(bounds) > 1 and bounds[-1][1] - bounds[-1][0] == 1 < batch_size:
+        bounds[-2:] = [(bounds[-2][0], count)]
+    return bounds
 
 
 def crop_and_flip_draws(count, seed, round_number, epoch, padding=4):
@@ -281,21 +301,70 @@ def evaluate(cohort, images, labels, index=None):
     return loss / index.shape[1], 100 * hits.double() / index.shape[1]
 
 
-def attacked_accuracy(cohort, attack, images, labels):
-    """Accuracy in percent (R,) on images attacked against each run's own network (white-box).
+def validate(cohort, data, config):
+    """Mean cross-entropy and accuracy (R,) on the validation images, with the share of them attacked that the training images have.
 
-    attack: a function (predict, images, labels) -> images, elementwise over leading axes.
+    A static attack is in the index already; online, the first round(mix_ratio * V) are attacked against the present nets.
     """
+    if config.attack_mode == "static":
+        return evaluate(cohort, data.images, data.labels, data.val_index)
     cohort.model.eval()
-    hits = torch.zeros(cohort.size, device=labels.device)
-    for start in range(0, len(labels), EVAL_BATCH):
-        part = slice(start, start + EVAL_BATCH)
+    count = data.val_index.shape[1]
+    loss, hits = torch.zeros(cohort.size, device=data.labels.device), torch.zeros(cohort.size, device=data.labels.device)
+    for start in range(0, count, EVAL_BATCH):
+        index = cohort.select(data.val_index[:, start : start + EVAL_BATCH])
+        images, labels = data.images[index], data.labels[index]
+        images = attack_online(cohort, images, labels, config)
+        with torch.no_grad():
+            logits = cohort.logits(images)
+        each = F.cross_entropy(logits.flatten(0, -2), labels.flatten(), reduction="none")
+        loss += each.view(cohort.size, -1).sum(1)
+        hits += (logits.argmax(-1) == labels).view(cohort.size, -1).sum(1)
+    return loss / count, 100 * hits.double() / count
+
+
+def attack_online(cohort, images, labels, config):
+    """The batch (R, B, C, H, W) with its first round(mix_ratio * B) images attacked against the present nets; (B, C, H, W) when R = 1.
+
+    Adversarial training (Goodfellow et al. 2015, section 6; Madry et al. 2018). The nets are in eval mode meanwhile, so that
+    batch-norm statistics are of the images that train them. The batch's order is random, so which images come first is too.
+    """
+    settings = attack_settings(config, config.attack, images.shape[-3:])
+    count = round(config.mix_ratio * images.shape[-4])
+    if not count:
+        return images
+    part, rest = images.narrow(-4, 0, count), images.narrow(-4, count, images.shape[-4] - count)
+    was_training = cohort.model.training
+    cohort.model.eval()
+
+    def starts(restart):
+        return torch.rand(part.shape[-4:], device=images.device)
+
+    attacked = pkgutil.resolve_name(settings.line.batched)(cohort.logits, part, labels.narrow(-1, 0, count), settings, starts)
+    cohort.model.train(was_training)
+    return torch.cat([attacked, rest], dim=-4)
+
+
+def attack_whitebox(cohort, settings, images, labels, index):
+    """Images (P, C, H, W) attacked against each run's own network.
+
+    Returns accuracy in percent (R,), mean L2 (R,) of those changed, and the percent (R,) that the attack left as they were though
+    classified correctly: a zero gradient, not robustness. index: (P,) numpy positions of the images in the test set, which name their random starts.
+    """
+    attack = pkgutil.resolve_name(settings.line.batched)
+    cohort.model.eval()
+    hits, length, changed, unmoved = (torch.zeros(cohort.size, device=labels.device) for _ in range(4))
+    batch = EVAL_BATCH if settings.steps == 1 else ATTACK_BATCH
+    for start in range(0, len(labels), batch):
+        part = slice(start, start + batch)
         x = cohort.select(images[part].expand(cohort.size, *images[part].shape))
         y = cohort.select(labels[part].expand(cohort.size, -1))
-        with torch.no_grad():
-            predicted = cohort.logits(attack(cohort.logits, x, y)).argmax(-1)
-        hits += (predicted == y).view(cohort.size, -1).sum(1)
-    return 100 * hits.double() / len(labels)
+        adversarial = attack(cohort.logits, x, y, settings, attacks.starts_for(0, "test", index[part], x))
+        l2 = attacks.l2_norm(adversarial - x).view(cohort.size, -1)
+        correct = attacks.is_correct(cohort.logits, adversarial, y).view(cohort.size, -1)
+        hits, unmoved = hits + correct.sum(1), unmoved + (correct & (l2 == 0)).sum(1)
+        length, changed = length + l2.sum(1), changed + (l2 > 0).sum(1)
+    return 100 * hits.double() / len(labels), length / changed.clamp_min(1), 100 * unmoved / len(labels)
 
 
 def _raise_if_diverged(losses, round_number, epoch, config):
@@ -308,17 +377,17 @@ def _raise_if_diverged(losses, round_number, epoch, config):
         )
 
 
-def _append_rows(rows, checks, losses, epoch, steps):
-    """One row a validation and run; its training loss is the mean since the validation before it."""
-    start = 0
-    for iteration, loss, accuracy in checks:
-        end = iteration - epoch * steps
-        for run, table in enumerate(rows):
-            table.append({
-                "epoch": epoch + 1,
-                "iteration": iteration,
-                "train_loss": losses[start:end, run].mean().item(),
-                "val_loss": loss[run].item(),
-                "val_accuracy": accuracy[run].item(),
-            })  # fmt: skip
-        start = end
+def _append_rows(rows, epoch, iteration, train_loss, val_loss, accuracy, round_number):
+    """One row a run for a validation; its training loss is the mean over the steps since the validation before it."""
+    for run, table in enumerate(rows):
+        if not math.isfinite(val_loss[run]):
+            raise Diverged(
+                f"the validation loss is {val_loss[run].item()} in round {round_number}, epoch {epoch + 1}, step {iteration} of the round, of run {run + 1}"
+            )
+        table.append({
+            "epoch": epoch + 1,
+            "iteration": iteration,
+            "train_loss": train_loss[run].item(),
+            "val_loss": val_loss[run].item(),
+            "val_accuracy": accuracy[run].item(),
+        })  # fmt: skip

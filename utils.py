@@ -69,6 +69,7 @@ def pick_device(wanted, gpu, say=print):
     index = gpu or 0
     if index >= torch.cuda.device_count():
         raise UserError(f"--gpu={index}: this machine has GPUs 0 to {torch.cuda.device_count() - 1}")
+    torch.cuda.set_device(index)  # DeepRobust moves its tensors to the current device
     return torch.device("cuda", index)
 
 
@@ -103,11 +104,12 @@ def write_json(path, value):
 
 
 def write_csv(path, rows):
-    """Write a list of dicts as CSV, atomically; the first row's keys are the header."""
+    """Write a list of dicts as CSV, atomically; a row that lacks another's key has an empty cell."""
 
     def write(temporary):
         with open(temporary, "w", newline="", encoding="utf-8") as file:
-            writer = csv.DictWriter(file, list(rows[0]))
+            # runs of different attacks have different columns
+            writer = csv.DictWriter(file, list(dict.fromkeys(name for row in rows for name in row)))
             writer.writeheader()
             writer.writerows(rows)
 
@@ -202,6 +204,11 @@ def prepare_deeprobust():
     except ImportError:
         module = sys.modules["scipy.optimize.optimize"] = types.ModuleType("scipy.optimize.optimize")
     module._status_message = {"success": "", "maxfev": "", "maxiter": ""}
+
+
+def is_small(arch):
+    """Whether more than one CPU thread only makes this network wait: the fully connected ones."""
+    return arch.startswith("fc")
 
 
 def set_threads(wanted, small=False):

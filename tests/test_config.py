@@ -35,7 +35,8 @@ def test_presets_are_overridden_by_flags():
     assert parse("--preset=original", "--dataset=mnist_fgsm_attack").epsilon == 0.2
     frankle = parse("--preset=frankle", "--dataset=mnist", "--prune_percent=30")
     assert (frankle.prune_percent, frankle.output_prune_percent, frankle.valid_steps) == (30, 10, 100)
-    assert parse("--preset=cosentino", "--dataset=mnist_pgd_attack").attack_steps == 10
+    cosentino = parse("--preset=cosentino", "--dataset=mnist_pgd_attack", "--attack_rate=25")
+    assert (cosentino.attack, cosentino.attack_steps, cosentino.mix_ratio, cosentino.attack_mode) == ("pgd", 10, 0.25, "online")
 
 
 def test_no_two_runs_share_a_name():
@@ -54,6 +55,11 @@ MISTAKES = {
     "did you mean 'mnist'?": ["--dataset=mnits"],
     "did you mean 'fc1'?": ["--arch_type=fc11"],
     "did you mean 'fgsm'?": ["--attack=fgms"],
+    "--norm=l2: fgsm has linf": ["--attack=fgsm", "--norm=l2"],
+    "cw in l2 has no epsilon": ["--attack=cw", "--epsilon=0.3"],
+    "--confidence=-1: 0 or more": ["--attack=cw", "--confidence=-1"],
+    "online needs an attack": ["--attack_mode=online"],
+    "each attack once": ["--eval_attacks", "fgsm", "fgsm"],
     "unknown attack 'fgzm': did you mean 'fgsm'": ["--dataset=mnist_fgzm_attack"],
     "did you mean '--prune_type'?": ["--prune_tpye=lt"],
     "did you mean 'reinit'?": ["--prune_type=reinitt"],
@@ -89,4 +95,4 @@ def test_help_lists_every_flag_and_needs_no_torch():
     code = "import main, sys, config; print(config.make_parser().format_help()); assert 'torch' not in sys.modules"
     process = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT, timeout=60)
     assert process.returncode == 0, process.stderr
-    assert all(f"--{name}" in process.stdout for name in config_module.RunConfig.__dataclass_fields__)
+    assert all(f"--{name}" in process.stdout for name in config_module.RunConfig.__dataclass_fields__ if name != "data_id")

@@ -9,10 +9,9 @@ import torch.nn.functional as F
 from torch import nn
 
 import archs
-import attacks
 import pruning
 import train
-from config import RunConfig
+from config import RunConfig, attack_settings
 
 CPU = torch.device("cpu")
 CONFIG = dataclasses.replace(RunConfig(), end_iter=2, batch_size=50, lr=1e-3)
@@ -206,14 +205,73 @@ def test_crop_and_flip_is_the_plain_loop():
     assert torch.equal(stacked.flatten(0, 1), torch.stack(expected))
 
 
-def test_white_box_attacks_each_run_of_a_cohort_as_if_alone():
-    data = make_data(2)
-    begin, masks = states(2), half_masks(2)
-    attack = partial(attacks.fgsm, epsilon=0.1)
-    together = train.attacked_accuracy(train.Cohort(small_net(), begin, masks, CPU), attack, data.images, data.labels)
+def online(mix_ratio=0.5, epsilon=0.1):
+    return dataclasses.replace(CONFIG, attack="fgsm", attack_mode="online", norm="linf", mix_ratio=mix_ratio, epsilon=epsilon, attack_steps=1)
+
+
+def test_online_mode_attacks_the_present_net():
+    """A fixed perturbation would not: after the weights change, the same batch is attacked otherwise, and by the formula."""
+    cohort = train.Cohort(small_net(), states(1), [pruning.ones(small_net())], CPU)
+    cohort.model.train()
+    images, labels = torch.rand(10, 1, 8, 8), torch.randint(0, 3, (10,))
+    buffers = {name: value.clone() for name, value in cohort.buffers.items()}
+    first = train.attack_online(cohort, images, labels, online())
+    assert cohort.model.training and all(torch.equal(value, buffers[name]) for name, value in cohort.buffers.items())
+    assert torch.equal(first[5:], images[5:]) and (first[:5] != images[:5]).any()
+    with torch.no_grad():
+        for value in cohort.params.values():
+            value.mul_(-1)
+    second = train.attack_online(cohort, images, labels, online())
+    assert (second[:5] != first[:5]).float().mean() > 0.2
+    cohort.model.eval()
+    x = images[:5].clone().requires_grad_()
+    F.cross_entropy(cohort.model(x), labels[:5]).backward()
+    assert torch.allclose(second[:5], (images[:5] + 0.1 * x.grad.sign()).clamp(0, 1), atol=1e-6)
+
+
+def test_online_training_makes_the_net_robust():
+    torch.manual_seed(0)
+    images = torch.rand(400, 1, 8, 8) * 0.2
+    labels = torch.arange(400) % 3
+    for k in range(3):  # a class is a bright row, wider than the attack
+        images[labels == k, 0, 2 * k] += 0.6
+    order = torch.randperm(400)[None]
+    data = train.Data(images, labels, order[:, :300], order[:, 300:])
+    settings = attack_settings(online(epsilon=0.15), "fgsm", (1, 8, 8))
+    found = []
+    for config in (dataclasses.replace(CONFIG, end_iter=15, lr=5e-3), dataclasses.replace(online(epsilon=0.15), end_iter=15, lr=5e-3)):
+        cohort = train.Cohort(small_net(), states(1), [pruning.ones(small_net())], CPU)
+        train.fit(cohort, data, config, [0], 0)
+        found.append(train.attack_whitebox(cohort, settings, images, labels, torch.arange(400).numpy())[0].item())
+    assert found[1] > found[0] + 10, found
+
+
+def test_an_online_cohort_equals_its_runs():
+    data, begin, masks = make_data(2), states(2), half_masks(2)
+    config = dataclasses.replace(online(), optimizer="sgd")
+    cohort = train.Cohort(small_net(), begin, masks, CPU)
+    train.fit(cohort, data, config, [0, 1], 0)
     for run in range(2):
-        alone = train.attacked_accuracy(train.Cohort(small_net(), [begin[run]], [masks[run]], CPU), attack, data.images, data.labels)
-        assert together[run].item() == pytest.approx(alone.item())
+        alone = train.Cohort(small_net(), [begin[run]], [masks[run]], CPU)
+        train.fit(alone, train.Data(data.images, data.labels, data.train_index[run : run + 1], data.val_index[run : run + 1]), config, [run], 0)
+        for name, value in alone.state().items():
+            assert torch.allclose(value.float(), cohort.state()[name][run].float(), atol=1e-4), name
+
+
+def test_an_image_alone_joins_the_batch_before_it():
+    assert train.batch_bounds(121, 60) == [(0, 60), (60, 121)]
+    assert train.batch_bounds(130, 60) == [(0, 60), (60, 120), (120, 130)]
+    assert train.batch_bounds(1, 60) == [(0, 1)] and train.batch_bounds(3, 1) == [(0, 1), (1, 2), (2, 3)]
+
+
+def test_training_loss_is_the_mean_since_the_last_validation():
+    every, second = (
+        train.fit(train.Cohort(small_net(), states(1), half_masks(1), CPU), make_data(), dataclasses.replace(CONFIG, end_iter=4, valid_freq=freq), [0], 0)
+        for freq in (1, 2)
+    )
+    every, second = every.rows[0], second.rows[0]
+    assert second[0]["train_loss"] == pytest.approx((every[0]["train_loss"] + every[1]["train_loss"]) / 2)
+    assert second[1]["train_loss"] == pytest.approx((every[2]["train_loss"] + every[3]["train_loss"]) / 2)
 
 
 def test_dropout_nets_repeat_and_refuse_to_share():
