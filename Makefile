@@ -5,15 +5,15 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
-DEMO_FLAGS := --dataset=digits_fgsm_attack --mix_ratio=0.5 --prune_percent=35 --prune_iterations=8 --end_iter=10 \
+DEMO_FLAGS := --dataset=digits_fgsm_attack --mix_ratio=0.5 --epsilon=0.1 --prune_percent=35 --prune_iterations=8 --end_iter=10 \
               --runs_dir=demo/runs --cache_dir=demo/cache
 
 .PHONY: demo test test-slow lint clean
 .DELETE_ON_ERROR:
 
-# lt and reinit on half clean, half attacked digits, two seeds each; ends with the path of a picture
+# lt and reinit on half clean, half attacked digits, three seeds each; ends with the path of a picture
 demo: $(READY)
-	for seed in 0 1; do for type in lt reinit; do \
+	for seed in 0 1 2; do for type in lt reinit; do \
 	    $(BIN)/python main.py --prune_type=$$type --seed=$$seed $(DEMO_FLAGS) || exit 1; \
 	done; done
 	$(BIN)/python plots.py demo/runs/* -o demo/plots

@@ -11,6 +11,7 @@ import argparse
 import dataclasses
 import json
 import math
+import os
 import re
 from dataclasses import dataclass, field
 from fractions import Fraction
@@ -72,16 +73,26 @@ def number(text):
     """A flag's number: 0.3, 1e-4, or a fraction such as 8/255 (pixel values are on [0, 1])."""
     try:
         return float(Fraction(text.replace(" ", ""))) if "/" in text else float(text)
-    except (ValueError, ZeroDivisionError):
+    except (ValueError, ArithmeticError):
         raise argparse.ArgumentTypeError(f"{text!r} is not a number (0.3, 1e-4 and 8/255 are)") from None
 
 
 def whole(text):
     """A flag's whole number."""
     try:
-        return int(text)
+        value = int(text)
     except ValueError:
         raise argparse.ArgumentTypeError(f"{text!r} is not a whole number") from None
+    if abs(value) >= 2**31:
+        raise argparse.ArgumentTypeError(f"{text} is too large (at most 2147483647)")
+    return value
+
+
+def nonempty(text):
+    """A flag's text."""
+    if not text:
+        raise argparse.ArgumentTypeError("a value is needed after the =")
+    return text
 
 
 def words(text):
@@ -207,7 +218,7 @@ class OneLineParser(argparse.ArgumentParser):
         """Raise UserError instead of printing the usage."""
         known = [name for action in self._actions for name in action.option_strings]
         if message.startswith("unrecognized arguments: "):
-            choose("flag", message.split(": ", 1)[1].split()[0].split("=")[0], known, "--help lists them")
+            choose("flag", message.split(": ", 1)[1].split(" ")[0].split("=")[0], known, "--help lists them")
         raise UserError(message)
 
 
@@ -237,7 +248,7 @@ def make_parser():
             continue
         if note["names"]:
             why += f" [{', '.join(note['names'])}]"
-        group.add_argument(f"--{item.name}", type=note["kind"] or str, metavar=item.name.upper(), help=why)
+        group.add_argument(f"--{item.name}", type=note["kind"] if note["kind"] in (number, whole) else nonempty, metavar=item.name.upper(), help=why)
     groups["attack"].add_argument("--attack_rate", type=number, metavar="PERCENT", help="mix_ratio in percent")
     groups["experiment"].add_argument("--preset", metavar="NAME", help=f"a set of flags that explicit flags override [{', '.join(PRESETS)}]")
     groups["machine"].add_argument(
@@ -266,7 +277,10 @@ def parse(argv=None):
         saved = json.loads(path.read_text())["flags"]
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise UserError(f"--resume={resume}: {path} is not a run's configuration ({error})") from None
-    config = resolve(saved | {"runs_dir": str(Path(resume).parent)} | given)
+    try:
+        config = resolve({**saved, "runs_dir": str(Path(resume).parent), **given})
+    except (TypeError, AttributeError, ValueError) as error:
+        raise UserError(f"--resume={resume}: {path} is damaged ({error})") from None
     must_match(config, saved, resume)
     return config, resume
 
@@ -403,7 +417,7 @@ def _check(config):
         (config.valid_freq >= 1, "valid_freq", "at least 1"),
         (config.valid_steps >= 0, "valid_steps", "0 or more"),
         (config.print_freq >= 1, "print_freq", "at least 1"),
-        (config.threads >= 0, "threads", "0 (chosen by the network) or more"),
+        (0 <= config.threads <= max(os.cpu_count() or 1, 64), "threads", "from 0 (chosen by the network) to the number of cores"),
         (config.gpu is None or config.gpu >= 0, "gpu", "0 or more"),
     ]
     for holds, name, right in rules:

@@ -19,6 +19,8 @@ import numpy as np
 from utils import UserError, choose, permutation
 
 ARRAYS = ("train_images", "train_labels", "test_images", "test_labels")
+# what zipfile, zlib and numpy raise for a file that is cut, encrypted or not what it says
+DAMAGED = (OSError, ValueError, KeyError, EOFError, RuntimeError, zipfile.BadZipFile, zlib.error)
 MAX_BYTES = 8 << 30  # of one array in an .npz: a header that claims more is refused before it is read
 
 
@@ -61,9 +63,12 @@ def from_torchvision(class_name, folder):
         make = getattr(torchvision.datasets, class_name)
         try:
             parts = [make(data_dir, train=train) for train in (True, False)]
-        except RuntimeError:  # torchvision's way to say: not there, or damaged
+        except RuntimeError:  # torchvision's way to say: not there, or not with the right check sum
             _download(make, class_name, Path(data_dir), folder)
             parts = [make(data_dir, train=train) for train in (True, False)]
+        except Exception as error:  # each data set has its own way to fail on a file that is cut short
+            place = Path(data_dir) / folder
+            raise UserError(f"{class_name} in {place} is damaged ({error}): remove it to download it again, or put whole files there") from error
         arrays = []
         for part in parts:
             images = np.asarray(part.data)
@@ -87,7 +92,7 @@ def _download(make, class_name, data_dir, folder):
             shutil.rmtree(data_dir, ignore_errors=True)
         reason = str(error).strip().splitlines()[-1] if str(error).strip() else type(error).__name__
         raise UserError(
-            f"{class_name} is not in {data_dir} and cannot be downloaded ({reason}): put its files into "
+            f"{class_name} is not in {data_dir}, or damaged there, and cannot be downloaded ({reason}): put its files into "
             f"{data_dir / folder}, or use --dataset=digits, which needs none"
         ) from error
 
@@ -127,7 +132,7 @@ def describe(name, data_dir):
         if headers[f"{part}_images"][1] != np.uint8:
             raise UserError(f"{path}: {part}_images is {headers[f'{part}_images'][1]}: uint8 is needed, 0 to 255")
         if len(images) not in (3, 4) or (len(images) == 4 and images[3] not in (1, 3)) or 0 in images:
-            raise UserError(f"{path}: {part}_images has shape {images}: (N, H, W) or (N, H, W, 1 or 3) is needed")
+            raise UserError(f"{path}: {part}_images has shape {images}: (N, H, W) or (N, H, W, 1 or 3), N at least 1, is needed")
         if headers[f"{part}_labels"][1].kind not in "iu" or labels != images[:1]:
             raise UserError(f"{path}: {part}_labels is {headers[f'{part}_labels'][1]} {labels}: one whole number an image, {images[:1]}, is needed")
     if shapes["train_images"][1:] != shapes["test_images"][1:]:
@@ -188,11 +193,14 @@ def _chw(shape):
 
 
 def _npz_path(name, data_dir):
-    if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9_.-]*", name):
+    if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,99}", name):
         raise UserError(f"--dataset={name!r}: a name of letters, digits, '_', '-' and '.' is needed, not a path")
     path = Path(data_dir) / f"{name}.npz"
-    if not path.is_file():
-        choose("data set", name, [*DATASETS, *sorted(p.stem for p in Path(data_dir).glob("*.npz"))])
+    try:
+        if not path.is_file():
+            choose(f"data set (there is no {path})", name, [*DATASETS, *sorted(p.stem for p in Path(data_dir).glob("*.npz"))])
+    except OSError as error:
+        raise UserError(f"--data_dir={data_dir} cannot be read ({error.strerror})") from error
     return path
 
 
@@ -201,7 +209,7 @@ def _npz_arrays(path, names):
     try:
         with np.load(path, allow_pickle=False) as file:
             return [file[name] for name in names]
-    except (OSError, ValueError, zipfile.BadZipFile, zlib.error) as error:
+    except DAMAGED as error:
         raise UserError(f"{path} is damaged ({error})") from error
 
 
@@ -222,5 +230,5 @@ def _npz_headers(path):
                     raise UserError(f"{path}: {array} claims shape {shape}, over {MAX_BYTES >> 30} GiB")
                 headers[array] = (shape, dtype)
             return headers
-    except (OSError, ValueError, zipfile.BadZipFile, zlib.error) as error:
+    except DAMAGED as error:
         raise UserError(f"{path} is not an .npz of plain arrays ({error})") from error

@@ -5,26 +5,25 @@ to the terminal and to attacked_evaluation.csv in each run folder. "autoattack" 
 of AutoAttack's standard version (Croce & Hein 2020): APGD-CE, targeted APGD-DLR, targeted FAB and Square.
 """
 
-import argparse
 import dataclasses
 import sys
 
-from config import ATTACKS, RunConfig, attack_settings, number
+from config import ATTACKS, OneLineParser, RunConfig, attack_settings, number
 from runfolder import RunFolder
 from utils import UserError, choose, is_small, load_tensors, permutation, pick_device, read_csv, set_threads, write_csv
 
 
 def main(argv=None):
     """Evaluate the run folders on the command line; returns the exit code."""
-    parser = argparse.ArgumentParser(prog="attacks.py", description="Clean and attacked accuracy of every saved ticket.")
+    parser = OneLineParser(prog="attacks.py", description="Clean and attacked accuracy of every saved ticket.")
     command = parser.add_subparsers(required=True, metavar="evaluate").add_parser("evaluate", help=parser.description, description=parser.description)
     command.add_argument("runs", nargs="+", help="run folders: runs/*")
     command.add_argument("--attacks", nargs="+", default=["fgsm", "pgd"], metavar="NAME", help=f"all, autoattack, {', '.join(ATTACKS)}")
     command.add_argument("--examples", type=int, default=1000, help="test images to attack (default: 1000)")
     command.add_argument("--epsilon", type=number, help="radius of the linf attacks (default: the run's, else the data set's)")
     command.add_argument("--device", default="auto", help="auto, cpu or cuda")
-    args = parser.parse_args(argv)
     try:
+        args = parser.parse_args(argv)
         names = [*ATTACKS, "autoattack"] if args.attacks == ["all"] else [choose("attack", name, [*ATTACKS, "autoattack"]) for name in args.attacks]
         if args.examples < 1:
             raise UserError(f"--examples={args.examples}: at least 1 is needed")

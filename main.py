@@ -42,6 +42,10 @@ def main(argv=None):
     except UserError as error:
         print(f"main.py: error: {' '.join(str(error).split())}", file=sys.stderr)
         return 2
+    except OSError as error:  # a full disk, a folder that turned read-only: what is finished stays
+        where = f"{error.filename}: " if error.filename else ""
+        print(f"main.py: error: {where}{error.strerror or error}; mend that, and the same command goes on", file=sys.stderr)
+        return 2
     except ArithmeticError as error:
         print(f"main.py: diverged: {error}", file=sys.stderr)
         return 1
@@ -82,6 +86,8 @@ def run_cohort(runs):
         return archs.build(config.arch_type, dataset.in_shape, dataset.num_classes, stats, config.init, seed)
 
     model = fresh(shared, 0)
+    for run in runs:
+        run.folder.check_fits(run.progress, model, run.config)
     surrogates = {run.config.surrogate for run in runs if run.config.surrogate}
     set_threads(shared.threads, small=all(is_small(arch) for arch in surrogates))
     images = pool.build_images([run.config for run in runs], dataset, device, tqdm.write)
@@ -90,6 +96,7 @@ def run_cohort(runs):
         run.progress.masks = run.progress.masks or pruning.ones(model)
         run.report = report
         run.folder.start(run.config, device, run.progress.theta0, report, samples)
+        run.folder.restore_tables(run.progress)
         if run.progress.next_round == 0:
             run.folder.log_samples(run.config, samples)
         tqdm.write(f"run folder {run.folder.path}")

@@ -6,13 +6,14 @@ Runs that differ only in their seed are one arm: a line is its mean, a band its 
 (Student's t over seeds). Each data set and network gets its own figures.
 """
 
-import argparse
-import os
+import dataclasses
+import re
 import sys
 from pathlib import Path
 
 import numpy as np
 
+from config import OneLineParser, RunConfig
 from runfolder import RunFolder
 from utils import UserError, load_tensors, read_csv, write_atomic, write_csv
 
@@ -27,13 +28,21 @@ LABELS = {
 def load_run(path):
     """A dict of a run's flags, its rows of rounds.csv and epochs.csv and its folder; None, with a note, before its first round."""
     folder = RunFolder(path)
-    flags, rounds = folder.flags(), read_csv(folder.rounds)
+    flags = {item.name: item.default for item in dataclasses.fields(RunConfig)} | folder.flags()
+    try:
+        rounds, epochs = read_csv(folder.rounds), read_csv(folder.epochs)
+        whole = [row["round"] for row in rounds] == list(range(len(rounds))) and all({"round", "iteration", "val_loss"} <= row.keys() for row in epochs)
+        whole = whole and all(isinstance(row["density"] * row[CLEAN], float) for row in rounds)
+    except (OSError, ValueError, KeyError, TypeError):
+        whole = False
+    if not whole:
+        raise UserError(f"{path} has a damaged rounds.csv or epochs.csv: the run's own command, with DONE removed, writes them again")
     if not rounds:
         print(f"note: {path} has no finished round yet and is left out")
         return None
     if not folder.done:
         print(f"note: {path} is unfinished: its {len(rounds)} rounds are used")
-    return {"flags": flags, "rounds": rounds, "epochs": read_csv(folder.epochs), "folder": folder}
+    return {"flags": flags, "rounds": rounds, "epochs": epochs, "folder": folder}
 
 
 def mean_and_interval(values):
@@ -48,8 +57,6 @@ def mean_and_interval(values):
 
 def group_arms(runs):
     """{label: runs} of runs that differ in nothing but their seeds; a label names what tells the arms apart."""
-    from config import RunConfig
-
     ignored = {"seed", "order_seed", "data_id", *(name for name, item in RunConfig.__dataclass_fields__.items() if not item.metadata["result"])}
     arms = {}
     for run in runs:
@@ -101,6 +108,10 @@ def draw_curves(axis, arms, column, dense=True):
         if dense:
             axis.axhline(mean[0], color=colour, linestyle="--", linewidth=0.9, alpha=0.7)
     remaining_axis(axis, [100 * row["density"] for members in arms.values() for row in members[0]["rounds"]])
+    if column.endswith("accuracy"):
+        axis.set_ylim(max(axis.get_ylim()[0], -2), min(axis.get_ylim()[1], 102))  # intervals of two seeds reach beyond
+    elif axis.get_ylim()[0] < 0:
+        axis.set_ylim(bottom=0)
     low, high = axis.get_ylim()
     if high - low < 1:  # a narrower axis would make noise look like an effect
         axis.set_ylim((low + high - 1) / 2, (low + high + 1) / 2)
@@ -289,11 +300,11 @@ def print_table(rows):
 
 def main(argv=None):
     """Draw the figures of the run folders on the command line; returns the exit code."""
-    parser = argparse.ArgumentParser(prog="plots.py", description="Draw figures and a table from run folders.")
+    parser = OneLineParser(prog="plots.py", description="Draw figures and a table from run folders.")
     parser.add_argument("runs", nargs="+", help="run folders: runs/*")
     parser.add_argument("-o", "--output", default="plots", metavar="FOLDER", help="where PNG, PDF and CSV files go (default: plots)")
-    args = parser.parse_args(argv)
     try:
+        args = parser.parse_args(argv)
         runs = [run for run in map(load_run, {Path(path).resolve(): path for path in args.runs}.values()) if run]
         if not runs:
             raise UserError("none of these folders has a finished round yet")
@@ -303,7 +314,7 @@ def main(argv=None):
         print(f"plots.py: error: {error}", file=sys.stderr)
         return 2
     except OSError as error:
-        print(f"plots.py: error: {args.output} cannot be written ({os.strerror(error.errno)})", file=sys.stderr)
+        print(f"plots.py: error: {error.filename or args.output} cannot be written ({error.strerror})", file=sys.stderr)
         return 2
     return 0
 
@@ -318,14 +329,14 @@ def draw_all(runs, output):
         kinds.setdefault((run["flags"]["dataset"], run["flags"]["arch_type"]), []).append(run)
     for (dataset, arch), members in kinds.items():
         arms = group_arms(members)
-        rows = summary(arms)
+        rows, stem = summary(arms), re.sub(r"[^\w.-]", "_", f"{dataset}-{arch}")
+        figures = {name: draw(arms, f"{arch} on {dataset}") for name, draw in FIGURES.items()}
         output.mkdir(parents=True, exist_ok=True)
-        write_csv(output / f"{dataset}-{arch}-summary.csv", rows)
+        write_csv(output / f"{stem}-summary.csv", rows)
         print_table(rows)
-        for name, draw in FIGURES.items():
-            path = output / f"{dataset}-{arch}-{name}"
-            save_figure(draw(arms, f"{arch} on {dataset}"), path)
-            yield path.with_name(path.name + ".png")
+        for name, figure in figures.items():
+            save_figure(figure, output / f"{stem}-{name}")
+            yield output / f"{stem}-{name}.png"
 
 
 if __name__ == "__main__":

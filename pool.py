@@ -60,7 +60,7 @@ def surrogate(config, dataset, device, say=print):
                 path.unlink()
         if not path.exists():
             say(f"training the surrogate {config.surrogate} on clean {dataset.name} ({recipe['epochs']} epochs)")
-            state = _train_surrogate(net, config, dataset, recipe["epochs"], device)
+            state = _train_surrogate(net, config, dataset, recipe["epochs"], device, say)
             write_json(folder / "recipe.json", recipe)
             save_tensors(path, state)
     net.load_state_dict(state)
@@ -81,7 +81,7 @@ def _load_surrogate(path, net):
         return None
 
 
-def _train_surrogate(net, config, dataset, epochs, device):
+def _train_surrogate(net, config, dataset, epochs, device, say):
     """Train through the same code as the runs: a cohort of one, nothing pruned."""
     settings = dataclasses.replace(
         config, optimizer="adam", lr=1e-3, batch_size=128, weight_decay=0.0, end_iter=epochs, rewind_epoch=0,
@@ -94,8 +94,11 @@ def _train_surrogate(net, config, dataset, epochs, device):
     with tqdm(total=epochs, desc="surrogate", unit="epoch", leave=False, disable=None) as bar:
 
         def on_epoch(epoch, rows):
-            bar.set_postfix(loss=f"{rows[0][-1]['train_loss']:.4f}", val=f"{rows[0][-1]['val_accuracy']:.2f} %")
+            last = rows[0][-1]
+            bar.set_postfix(loss=f"{last['train_loss']:.4f}", val=f"{last['val_accuracy']:.2f} %")
             bar.update()
+            if bar.disable and (epoch + 1) % max(1, epochs // 5) == 0:  # a log is told now and then that work goes on
+                say(f"  surrogate epoch {epoch + 1} of {epochs}: loss {last['train_loss']:.4f}, validation {last['val_accuracy']:.2f} %")
 
         fit = train.fit(cohort, pool, settings, [stream(config.attack_seed, "surrogate order")], 0, on_epoch)
     return cohort.unstack(fit.best)[0]

@@ -56,7 +56,7 @@ class RunFolder:
         """The saved flags; UserError if this is not a run folder."""
         path = self.path / "config.json"
         try:
-            return json.loads(path.read_text(encoding="utf-8"))["flags"]
+            return dict(json.loads(path.read_text(encoding="utf-8"))["flags"])
         except (OSError, ValueError, KeyError, TypeError) as error:
             raise UserError(f"{self.path} is not a run folder: {path.name} cannot be read ({error})") from None
 
@@ -77,10 +77,21 @@ class RunFolder:
             load_tensors(self.theta0),
             load_tensors(self.rewind) if self.rewind.exists() else None,
             state["dense"] or None,
-            # rows past the checkpoint are of a round that was cut off while it was saved
-            [row for row in read_csv(self.epochs) if row["round"] < before],
-            [row for row in read_csv(self.rounds) if row["round"] < before],
+            state["epochs"],
+            state["rounds"],
         )
+
+    def check_fits(self, progress, model, config):
+        """UserError unless what was saved is of this network and of as many rounds as its tables have."""
+        from pruning import prunable
+
+        shapes = {name: tensor.shape for name, tensor in model.state_dict().items()}
+        states = [state for state in (progress.theta0, progress.rewind, progress.dense, progress.masks) if state]
+        whole = all(shapes.get(name) == tensor.shape for state in states for name, tensor in state.items())
+        whole = whole and all(set(state) == set(shapes) for state in states[:-1]) and (progress.masks is None or set(progress.masks) == set(prunable(model)))
+        whole = whole and [row["round"] for row in progress.rounds] == list(range(progress.next_round)) and progress.next_round <= config.prune_iterations
+        if progress.next_round and not whole:
+            raise UserError(f"{self.path} holds a damaged checkpoint or theta_0: remove the folder to start that run again")
 
     def check_writable(self):
         """UserError unless the folder can be made and written; leaves nothing behind."""
@@ -110,6 +121,12 @@ class RunFolder:
         """Write the figures of the attacked images."""
         write_json(self.path / "attack_report.json", report)
 
+    def restore_tables(self, progress):
+        """Write the tables of the finished rounds as the checkpoint has them, whatever became of the files."""
+        if progress.rounds:
+            write_csv(self.epochs, progress.epochs)
+            write_csv(self.rounds, progress.rounds)
+
     def save_round(self, progress, masks, weights, row, epochs):
         """Write a finished round; the checkpoint comes last, so a kill in between repeats the round.
 
@@ -126,7 +143,9 @@ class RunFolder:
         write_csv(self.epochs, progress.epochs)
         write_csv(self.rounds, progress.rounds)
         self._log(row, epochs, masks)
+        # the rows too, so that tables which were lost or cut off while they were saved are written again
         state = {"next_round": progress.next_round, "masks": progress.masks, "dense": progress.dense or {}}
+        state |= {"epochs": progress.epochs, "rounds": progress.rounds}
         write_atomic(self.checkpoint, lambda path: torch.save(state, path))
 
     def finish(self, config):
@@ -172,7 +191,7 @@ def _load_checkpoint(path):
 
     try:
         state = torch.load(path, weights_only=True)
-        return {name: state[name] for name in ("next_round", "masks", "dense")}
+        return {name: state[name] for name in ("next_round", "masks", "dense", "epochs", "rounds")}
     except Exception as error:  # torch, zipfile and pickle each raise their own types for a damaged file
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise UserError(f"{path} is damaged ({reason}): remove {path.parent} to start that run again") from error

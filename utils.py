@@ -138,7 +138,14 @@ def save_tensors(path, tensors):
     from safetensors.torch import save_file
 
     ready = {name: tensor.detach().cpu().contiguous().clone() for name, tensor in tensors.items()}
-    write_atomic(path, lambda temporary: save_file(ready, temporary))
+
+    def write(temporary):
+        try:
+            save_file(ready, temporary)
+        except Exception as error:  # safetensors has its own type for what the system says
+            raise OSError(None, str(error), str(path)) from error
+
+    write_atomic(path, write)
 
 
 def load_tensors(path):

@@ -6,6 +6,7 @@ nothing.
 """
 
 import pkgutil
+import warnings
 from collections import OrderedDict
 
 ARCHS = {
@@ -39,8 +40,8 @@ def build(name, in_shape, num_classes, stats, init="glorot_normal", seed=0):
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         try:
-            net = pkgutil.resolve_name(ARCHS[name])(in_shape, num_classes)
-            with torch.no_grad():
+            with torch.no_grad(), warnings.catch_warnings(action="ignore"):  # of layers without weights: the error below says more
+                net = pkgutil.resolve_name(ARCHS[name])(in_shape, num_classes)
                 net.eval()(torch.zeros(1, *in_shape))
         except (RuntimeError, ValueError, ZeroDivisionError) as error:
             reason = str(error).splitlines()[0]
