@@ -40,7 +40,7 @@ ATTACKS = {
         "linf": Attack("attacks:deeprobust_pgd", "attacks:pgd", (0.3, 8 / 255), 40, (0.01, 2 / 255)),
         "l2": Attack("attacks:pgd", "attacks:pgd", (2.0, 0.5), 40, (0.1, 0.05)),
     },
-    "cw": {"l2": Attack("attacks:cw", "attacks:cw", (None, None), 300, (0.03, 0.01))},
+    "cw": {"l2": Attack("attacks:cw", "attacks:cw", (None, None), 100, (0.1, 0.01))},
     "deepfool": {"l2": Attack("attacks:deepfool", "attacks:deepfool", (None, None), 50, (None, None))},
     "ddn": {"l2": Attack("attacks:ddn", "attacks:ddn", (None, None), 100, (None, None))},
     "noise": {"linf": Attack("attacks:noise", "attacks:noise", (0.3, 8 / 255), 1, (None, None))},

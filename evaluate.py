@@ -100,5 +100,5 @@ def autoattack(model, images, labels, epsilon):
     from attacks import is_correct
 
     model.eval()
-    adversarial = AutoAttack(model, eps=epsilon, device=images.device, seed=0).run_standard_evaluation(images, labels)
+    adversarial, *_ = AutoAttack(model, eps=epsilon, device=images.device, seed=0).run_standard_evaluation(images, labels)
     return 100 * is_correct(model, adversarial, labels).float().mean().item()

@@ -74,7 +74,7 @@ def group_arms(runs):
         others = [name for name in varying if name not in ("prune_type", "attack", "mix_ratio") and not _follows(name, "attack", arms)]
         words = [flags["prune_type"]]
         if {"attack", "mix_ratio"} & set(varying):
-            words.append(f"{flags['attack']} {flags['mix_ratio']:g}" if flags["attack"] else "clean")
+            words.append(f"{flags['attack']} {flags['mix_ratio']:g}{'' if flags['mix_ratio'] else ' (clean)'}" if flags["attack"] else "clean")
         words += [f"{name}={flags.get(name)}" for name in others]
         labelled[", ".join(words)] = members
     return labelled
@@ -151,8 +151,8 @@ def column_title(column):
     """What a column of rounds.csv shows, in words."""
     if column == CLEAN:
         return LABELS[CLEAN]
-    kind, attack, _ = column.split("_", 2)
-    return f"{LABELS[kind]}: {attack.upper()}"
+    kind, attack, what = column.split("_", 2)
+    return f"mean L2 that {attack.upper()} needs (white-box)" if what == "l2" else f"{LABELS[kind]}: {attack.upper()}"
 
 
 def accuracy_figure(arms, title):

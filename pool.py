@@ -373,9 +373,6 @@ def warnings_of(config, dataset, parts, model):
     settings = attack_settings(config, config.attack, dataset.in_shape)
     device = next(model.parameters()).device
     x, y = to_float(dataset.test_images[:BATCH], device), torch.from_numpy(dataset.test_labels[:BATCH]).to(device)
-    probabilities = model(x)
-    if (probabilities >= 0).all() and torch.allclose(probabilities.sum(1), torch.ones(len(x), device=device), atol=1e-4):
-        raise UserError(f"--surrogate={config.surrogate} returns probabilities: attacks need logits, the values before the softmax")
     gradient = attacks.input_gradient(model, x, lambda logits: attacks.cross_entropy(logits, y))
     zero = 100 * (gradient.flatten(1) == 0).all(1).float().mean().item()
     if zero > 1 and config.attack != "noise":

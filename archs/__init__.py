@@ -42,9 +42,13 @@ def build(name, in_shape, num_classes, stats, init="glorot_normal", seed=0):
         try:
             with torch.no_grad(), warnings.catch_warnings(action="ignore"):  # of layers without weights: the error below says more
                 net = pkgutil.resolve_name(ARCHS[name])(in_shape, num_classes)
-                net.eval()(torch.zeros(1, *in_shape))
+                logits = net.eval()(torch.rand(2, *in_shape))
         except (RuntimeError, ValueError, ZeroDivisionError) as error:
             reason = str(error).splitlines()[0]
             raise UserError(f"--arch_type={name} cannot take images of {'x'.join(map(str, in_shape))} ({reason})") from error
+        if logits.shape != (2, num_classes):
+            raise UserError(f"--arch_type={name} returns {tuple(logits.shape[1:])} values an image where {num_classes} classes need ({num_classes},)")
+        if (logits >= 0).all() and torch.allclose(logits.sum(1), torch.ones(2), atol=1e-4):
+            raise UserError(f"--arch_type={name} returns probabilities: training and attacks need logits, the values before the softmax")
         initialise(net, init)
     return torch.nn.Sequential(OrderedDict(normalise=Normalise(*stats), net=net))

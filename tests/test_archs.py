@@ -75,3 +75,10 @@ def test_normalisation_is_the_first_layer_and_the_same_for_every_image():
 def test_a_network_says_which_image_size_it_cannot_take():
     with pytest.raises(UserError, match="vgg16 cannot take images of 1x6x6"):
         build("vgg16", (1, 6, 6))
+
+
+def test_a_network_that_returns_probabilities_or_too_few_values_is_refused(monkeypatch):
+    for layers, says in (([nn.Linear(784, 10), nn.Softmax(1)], "returns probabilities"), ([nn.Linear(784, 7)], r"returns \(7,\) values")):
+        monkeypatch.setattr("archs.fc.fc1", lambda in_shape, num_classes, layers=layers: nn.Sequential(nn.Flatten(), *layers))
+        with pytest.raises(UserError, match=says):
+            build("fc1", SHAPES[0])

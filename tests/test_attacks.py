@@ -1,7 +1,10 @@
 """Attacks against their formulas, the cache on disk, the pool."""
 
+import copy
 import dataclasses
 import pkgutil
+import subprocess
+import sys
 
 import numpy as np
 import pytest
@@ -11,6 +14,7 @@ import torch.nn.functional as F
 import attacks
 import pool
 from config import attack_settings
+from conftest import ROOT
 
 
 @pytest.fixture(scope="module")
@@ -331,3 +335,54 @@ def test_the_report_counts_what_was_attacked(target, digits):
     assert figures["mean_l2"] == pytest.approx((test - clean).flatten(1).norm(dim=1).mean().item(), rel=1e-4)
     assert figures["mean_linf"] == pytest.approx((test - clean).flatten(1).abs().amax(1).mean().item(), rel=1e-4)
     assert figures["surrogate_accuracy_after"] == pytest.approx(100 * (model(test).argmax(1) == labels).float().mean().item(), abs=1e-3)
+
+
+WORKER = """
+import sys, numpy, torch, config, data, pool
+settings = config.parse(sys.argv[1:])[0]
+digits = data.load("digits", "data")
+model = pool.surrogate(settings, digits, torch.device("cpu"))
+pool.attacked_set(settings, digits, "test", numpy.arange(360), model)
+"""
+
+
+def test_two_processes_that_want_the_same_set_make_it_once(tmp_path):
+    flags = ["--dataset=digits_pgd_attack", "--surrogate=fc1", "--surrogate_epochs=5", f"--cache_dir={tmp_path}"]
+    command = [sys.executable, "-c", WORKER, *flags]
+    both = [subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, cwd=ROOT) for _ in range(2)]
+    printed = [process.communicate(timeout=120)[0] for process in both]
+    assert all(process.returncode == 0 for process in both), printed
+    assert sum(text.count("training the surrogate") for text in printed) == 1
+    assert sum(text.count("attacking 360 test images") for text in printed) == 1
+    assert len(list(tmp_path.rglob("test-*.npz"))) == 1
+
+
+def test_the_same_seed_makes_the_same_set_and_another_another(target, digits, tmp_path):
+    sets = []
+    for folder, seed in (("a", 0), ("b", 0), ("c", 1)):
+        own = dataclasses.replace(target[0], attack="noise", epsilon=0.1, attack_seed=seed, cache_dir=str(tmp_path / folder))
+        sets.append(pool.attacked_set(own, digits, "test", np.arange(20), target[1], say=lambda text: None).pixels)
+    assert np.array_equal(sets[0], sets[1]) and not np.array_equal(sets[0], sets[2])
+
+
+def test_a_hundred_configurations_fit_in_ten_gigabytes(target, digits, tmp_path):
+    """The worst of the attacks for compression, per image of 28x28, times MNIST's 70,000 images and 100 configurations."""
+    own = dataclasses.replace(target[0], attack="pgd", attack_steps=10, attack_step_size=0.05, cache_dir=str(tmp_path))
+    pool.attacked_set(own, digits, "test", np.arange(360), target[1], say=lambda text: None)
+    size = sum(path.stat().st_size for path in tmp_path.rglob("test-*.npz"))
+    assert size / 360 * 70_000 * 100 < 10e9
+
+
+def test_warnings_say_what_cannot_be_trusted(target, digits):
+    own = dataclasses.replace(target[0], attack="pgd", epsilon=0.1, attack_steps=1, attack_step_size=0.01, norm="linf")
+    parts = {"test": pool.AttackedSet(np.arange(2), None, np.array([True, True]), np.array([True, True]), None)}
+    found = " ".join(pool.warnings_of(own, digits, parts, target[1]))
+    assert "too few" in found and "hardly attacked" in found
+    confident = copy.deepcopy(target[1])
+    with torch.no_grad():
+        for parameter in confident.parameters():
+            parameter.mul_(30)
+    assert any("exactly zero" in text for text in pool.warnings_of(own, digits, parts, confident))
+    report = {"test": {"surrogate_accuracy_before": 98.0, "surrogate_accuracy_after": 0.0}}
+    assert "barely transfers" in pool.transfer_warning(report, 97.0, 90.0, 0.0)
+    assert pool.transfer_warning(report, 97.0, 40.0, 0.0) is None and pool.transfer_warning(report, 97.0, 90.0, 0.5) is None
