@@ -110,9 +110,9 @@ def _pgd_linf(predict, images, labels, settings, start):
 
 
 def _pgd_l2(predict, images, labels, settings, start):
-    """Keeps the first iterate of each image that fools; a failure returns the original."""
-    direction = 2 * start - 1
-    x = (images + settings.epsilon * direction / wide(l2_norm(direction)).clamp_min(1e-12)).clamp(0, 1)
+    """Keeps the first iterate of each image that fools; a failure returns the original. The start's direction and radius are random."""
+    direction, radius = 2 * start - 1, settings.epsilon * start[..., :1, :1, :1]
+    x = (images + radius * direction / wide(l2_norm(direction)).clamp_min(1e-12)).clamp(0, 1)
     best, open_ = images.clone(), is_correct(predict, images, labels)
     for _ in range(settings.steps + 1):
         with torch.enable_grad():

@@ -29,6 +29,7 @@ def load_run(path):
     """A dict of a run's flags, its rows of rounds.csv and epochs.csv and its folder; None, with a note, before its first round."""
     folder = RunFolder(path)
     flags = {item.name: item.default for item in dataclasses.fields(RunConfig)} | folder.flags()
+    flags["eval_attacks"] = tuple(flags["eval_attacks"])
     try:
         rounds, epochs = read_csv(folder.rounds), read_csv(folder.epochs)
         whole = [row["round"] for row in rounds] == list(range(len(rounds))) and all({"round", "iteration", "val_loss"} <= row.keys() for row in epochs)
@@ -160,7 +161,7 @@ def accuracy_figure(arms, title):
     figure, axes = new_figure(title)
     draw_curves(axes[0], arms, CLEAN)
     axes[0].set_ylabel("test accuracy (%)")
-    axes[0].legend(title="dashed: dense", loc="best")
+    legend_below(figure, axes[0], "dashed: dense")
     return figure
 
 
@@ -172,7 +173,7 @@ def attacked_figure(arms, title):
         draw_curves(axis, arms, column)
         axis.set_title(column_title(column))
     axes[0].set_ylabel("accuracy (%)")
-    axes[0].legend(title="dashed: dense", loc="best")
+    legend_below(figure, axes[0], "dashed: dense")
     return figure
 
 
@@ -181,7 +182,7 @@ def early_stop_figure(arms, title):
     figure, axes = new_figure(title)
     draw_curves(axes[0], arms, "early_stop_iteration", dense=False)
     axes[0].set_ylabel("early-stop iteration")
-    axes[0].legend(loc="best")
+    legend_below(figure, axes[0])
     return figure
 
 
@@ -259,6 +260,13 @@ def new_figure(title, columns=1, rows=1):
     figure = Figure(figsize=(width, 0.5 + 3.6 * rows), layout="constrained")
     figure.suptitle(title)
     return figure, list(figure.subplots(rows, columns, squeeze=False).flat)
+
+
+def legend_below(figure, axis, title=None):
+    """The legend of one panel below them all, where long labels cover nothing."""
+    handles, labels = axis.get_legend_handles_labels()
+    columns = max(1, min(len(labels), int(figure.get_figwidth() * 13 // max(map(len, labels)))))
+    figure.legend(handles, labels, title=title, loc="outside lower center", ncols=columns)
 
 
 def save_figure(figure, path):
