@@ -9,6 +9,7 @@ a mistyped flag answer at once.
 
 import argparse
 import dataclasses
+import itertools
 import json
 import math
 import os
@@ -163,6 +164,7 @@ class RunConfig:
     data_dir: str = flag("data", "where data sets are found or downloaded to", group="machine", result=False)
     cache_dir: str = flag("cache", "where surrogates and attacked images are kept", group="machine", result=False)
     runs_dir: str = flag("runs", "where run folders go", group="machine", result=False)
+    cohort_size: int = flag(0, "runs that train together; 0: what fits the device and helps (one on a CPU)", group="machine", result=False)
     save_weights: str = flag("best", "which trained weights to keep each round", group="machine", names=("best", "last", "none"), result=False)
     print_freq: int = flag(1, "refresh the progress bar each so many epochs", group="machine", result=False)
 
@@ -248,22 +250,54 @@ def make_parser():
             continue
         if note["names"]:
             why += f" [{', '.join(note['names'])}]"
-        group.add_argument(f"--{item.name}", type=note["kind"] if note["kind"] in (number, whole) else nonempty, metavar=item.name.upper(), help=why)
-    groups["attack"].add_argument("--attack_rate", type=number, metavar="PERCENT", help="mix_ratio in percent")
+        # what changes a result can be a list: the command runs the product of its lists
+        several = {"nargs": "+"} if note["result"] else {}
+        kind = note["kind"] if note["kind"] in (number, whole) else nonempty
+        group.add_argument(f"--{item.name}", type=kind, metavar=item.name.upper(), help=why, **several)
+    groups["attack"].add_argument("--attack_rate", type=number, metavar="PERCENT", nargs="+", help="mix_ratio in percent")
     groups["experiment"].add_argument("--preset", metavar="NAME", help=f"a set of flags that explicit flags override [{', '.join(PRESETS)}]")
     groups["machine"].add_argument(
         "--resume", nargs="?", const="", metavar="FOLDER",
         help="insist on going on with a run: FOLDER's, with its flags, or the one these flags name "
         "(the same command goes on by itself where it was)",
     )  # fmt: skip
+    groups["machine"].add_argument("--dry_run", action="store_true", help="print the runs, done or to do, and which would train together; run nothing")
     return parser
 
 
-def parse(argv=None):
-    """Turn the command line into (RunConfig, resume), resume being None, "" or a folder; UserError if it makes no sense."""
+def parse_runs(argv=None):
+    """Turn the command line into (RunConfigs, resume, dry_run): the product of the flags' lists; UserError if it makes no sense.
+
+    resume is None, "" or a folder.
+    """
     given = vars(make_parser().parse_args(argv))
-    resume = given.pop("resume", None)
-    preset = given.pop("preset", None)
+    resume, dry_run, preset = given.pop("resume", None), given.pop("dry_run", False), given.pop("preset", None)
+    lists = {name: values for name, values in given.items() if isinstance(values, list) and name != "eval_attacks"}
+    for name, values in lists.items():
+        twice = [value for value in values if values.count(value) > 1]
+        if twice:
+            raise UserError(f"--{name} names {_show(twice[0])} twice: each value once")
+    configs = []
+    for values in itertools.product(*lists.values()):
+        configs.append(_one_run(given | dict(zip(lists, values, strict=True)), resume, preset))
+    for name, same in itertools.groupby(sorted(configs, key=lambda c: c.run_name), key=lambda c: c.run_name):
+        if len(list(same)) > 1:
+            raise UserError(f"two combinations of these flags are the same run, {name}: leave one out")
+    if resume and len(configs) > 1:
+        raise UserError(f"--resume={resume} goes on with one run: no flag can have several values")
+    return configs, resume, dry_run
+
+
+def parse(argv=None):
+    """Turn the command line of one run into (RunConfig, resume)."""
+    configs, resume, _ = parse_runs(argv)
+    if len(configs) != 1:
+        raise UserError(f"these flags name {len(configs)} runs where one is needed")
+    return configs[0], resume
+
+
+def _one_run(given, resume, preset):
+    """The RunConfig of one combination of explicit flags, over a preset or over the flags of the folder `resume`."""
     # what these two say is explicit and overrides a preset's, or must match a saved run's
     _split_dataset_name(given)
     _rate_to_ratio(given)
@@ -271,7 +305,7 @@ def parse(argv=None):
         choose("preset", preset, list(PRESETS))
         given = PRESETS[preset] | given
     if not resume:
-        return resolve(given), resume
+        return resolve(given)
     path = Path(resume) / "config.json"
     try:
         saved = json.loads(path.read_text())["flags"]
@@ -282,7 +316,7 @@ def parse(argv=None):
     except (TypeError, AttributeError, ValueError) as error:
         raise UserError(f"--resume={resume}: {path} is damaged ({error})") from None
     must_match(config, saved, resume)
-    return config, resume
+    return config
 
 
 def must_match(config, saved, folder):
@@ -418,6 +452,7 @@ def _check(config):
         (config.valid_steps >= 0, "valid_steps", "0 or more"),
         (config.print_freq >= 1, "print_freq", "at least 1"),
         (0 <= config.threads <= max(os.cpu_count() or 1, 64), "threads", "from 0 (chosen by the network) to the number of cores"),
+        (config.cohort_size >= 0, "cohort_size", "0 (chosen by the device) or more"),
         (config.gpu is None or config.gpu >= 0, "gpu", "0 or more"),
     ]
     for holds, name, right in rules:
@@ -450,5 +485,6 @@ def _epilog():
         "  python main.py --dataset=mnist_fgsm_attack --prune_percent=20 --prune_iterations=15 --end_iter=3\n"
         "  python main.py --dataset=mnist --attack=pgd --epsilon=0.1 --mix_ratio=0.5 --prune_type=reinit\n"
         "  python main.py --preset=frankle --dataset=mnist --seed=1\n"
+        "  python main.py --prune_type lt reinit --attack=fgsm --mix_ratio 0 0.5 1 --seed 0 1 2     the product: 18 runs\n"
         "then: python plots.py runs/* -o plots/"
     )  # fmt: skip

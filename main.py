@@ -3,18 +3,21 @@
     python main.py                                   # digits: no download
     python main.py --dataset=mnist_fgsm_attack --prune_percent=20 --prune_iterations=15 --end_iter=3
     python main.py --dataset=mnist --prune_type=reinit --prune_percent=20 --prune_iterations=15 --end_iter=3
+    python main.py --prune_type lt reinit --dataset=mnist --attack=fgsm --mix_ratio 0 0.5 --seed 0 1 2     # 12 runs
     python plots.py runs/* -o plots/
 
 A run is rounds of: train, test, prune, rewind. The same command goes on where it was stopped.
 torch is imported once the flags make sense, so that --help and a mistyped flag answer at once.
 """
 
+import json
 import sys
 import time
 from dataclasses import dataclass
 from pathlib import Path
 
-from config import RunConfig, attack_settings, parse
+from archs import WITH_DROPOUT
+from config import RunConfig, attack_settings, parse_runs
 from runfolder import Progress, RunFolder
 from utils import UserError, is_small, permutation, pick_device, set_threads, stream
 
@@ -32,13 +35,16 @@ class Run:
 def main(argv=None):
     """Run what the flags say; returns the exit code: 0, 1 if training diverged, 2 for flags or files to mend."""
     try:
-        config, resume = parse(argv)
-        folder = RunFolder(Path(resume) if resume else Path(config.runs_dir) / config.run_name)
-        run = Run(config, folder, folder.progress(config, must_exist=resume is not None))
-        if folder.done:
-            print(f"done already: {folder.path}")
+        configs, resume, dry_run = parse_runs(argv)
+        runs = [open_run(config, resume) for config in configs]
+        waiting = [run for run in runs if not run.folder.done]
+        if dry_run:
+            print_plan(runs, waiting)
             return 0
-        run_cohort([run])
+        for run in runs:
+            if run.folder.done:
+                print(f"done already: {run.folder.path}")
+        diverged = [run for cohort in cohorts(waiting) for run in run_cohort(cohort)]
     except UserError as error:
         print(f"main.py: error: {' '.join(str(error).split())}", file=sys.stderr)
         return 2
@@ -46,18 +52,62 @@ def main(argv=None):
         where = f"{error.filename}: " if error.filename else ""
         print(f"main.py: error: {where}{error.strerror or error}; mend that, and the same command goes on", file=sys.stderr)
         return 2
-    except ArithmeticError as error:
-        print(f"main.py: diverged: {error}", file=sys.stderr)
-        return 1
     except KeyboardInterrupt:
         print("main.py: stopped; the same command goes on with the round it was in", file=sys.stderr)
         return 130
-    print(f"done: {folder.path}")
-    return 0
+    return 1 if diverged else 0
+
+
+def open_run(config, resume=None):
+    """The Run of a configuration, as far as its folder has come."""
+    folder = RunFolder(Path(resume) if resume else Path(config.runs_dir) / config.run_name)
+    return Run(config, folder, folder.progress(config, must_exist=resume is not None))
+
+
+def cohorts(runs):
+    """Lists of the runs that can train together, of cohort_size at most, in the order of their first."""
+    kinds = {}
+    for run in runs:
+        kinds.setdefault(json.dumps(shared_by_a_cohort(run), sort_keys=True), []).append(run)
+    for members in kinds.values():
+        size = members[0].config.cohort_size or default_cohort_size(members[0].config)
+        yield from (members[start : start + size] for start in range(0, len(members), size))
+
+
+def default_cohort_size(config):
+    """64 on a GPU, which one small net leaves idle; 1 on a CPU, where stacking runs was measured to save nothing."""
+    import torch
+
+    return 64 if config.device != "cpu" and torch.cuda.is_available() else 1
+
+
+def print_plan(runs, waiting):
+    """What --dry_run prints: each run's folder and state, then the cohorts."""
+    for run in runs:
+        state = "done" if run.folder.done else f"{run.progress.next_round} of {run.config.prune_iterations} rounds done" if run.progress.next_round else "to do"
+        print(f"{run.folder.path}  {state}")
+    plan = list(cohorts(waiting))
+    print(f"{len(runs)} runs, {len(runs) - len(waiting)} done, {len(waiting)} to do in {len(plan)} cohorts of up to {max(map(len, plan), default=0)}")
 
 
 def run_cohort(runs):
-    """Runs that share data set, network and schedule, from their folders' last round to the end."""
+    """Runs that train together, from their folders' last round to the end; halved where memory does not hold them. Returns those that diverged."""
+    import torch
+
+    try:
+        return train_cohort(runs)
+    except torch.OutOfMemoryError as error:
+        if len(runs) == 1:
+            raise UserError(f"{runs[0].folder.path} does not fit the device's memory: a smaller --batch_size or --arch_type may") from error
+    half = len(runs) // 2
+    print(f"note: {len(runs)} runs together do not fit the device's memory; going on with {half} and {len(runs) - half}")
+    torch.cuda.empty_cache()
+    fresh = [open_run(run.config, run.folder.path if run.folder.path.name != run.config.run_name else None) for run in runs]
+    return [run for part in (fresh[:half], fresh[half:]) for kind in cohorts(part) for run in run_cohort(kind)]
+
+
+def train_cohort(runs):
+    """One attempt of run_cohort."""
     import torch
     from tqdm import tqdm
 
@@ -67,7 +117,8 @@ def run_cohort(runs):
     import pruning
 
     shared = runs[0].config
-    must_share(runs)
+    if any(shared_by_a_cohort(run) != shared_by_a_cohort(runs[0]) for run in runs):
+        raise ValueError("these runs cannot train together: they differ in more than " + ", ".join(sorted(OWN)))
     for run in runs:
         if run.config.start_iter > run.progress.next_round:
             raise UserError(
@@ -103,7 +154,7 @@ def run_cohort(runs):
         if report:
             tqdm.write(pool.describe_report(run.config, report))
     set_threads(shared.threads, small=is_small(shared.arch_type))
-    rounds(runs, model, fresh, images, device)
+    return rounds(runs, model, fresh, images, device)
 
 
 # what each run of a cohort can have for its own
@@ -113,32 +164,54 @@ OWN = {
 }  # fmt: skip
 
 
-def must_share(runs):
-    """ValueError unless the runs of a cohort are at the same round and differ only in what each can have for its own."""
-    theirs = [{k: v for k, v in run.config.flags().items() if k not in OWN} | {"round": run.progress.next_round} for run in runs]
-    online = [run.config for run in runs if run.config.attack_mode == "online"]
-    if any(other != theirs[0] for other in theirs) or len({(c.attack, c.mix_ratio, attack_settings(c, c.attack, (1, 28, 28))) for c in online}) > 1:
-        raise ValueError("these runs cannot train together: they differ in more than " + ", ".join(sorted(OWN)))
+def shared_by_a_cohort(run):
+    """What runs must have in common to train together: all flags but OWN, the round they are at, and whether they have dropout."""
+    config = run.config
+    shared = {name: value for name, value in config.flags().items() if name not in OWN} | {"round": run.progress.next_round}
+    if config.attack_mode == "online":  # one attack is made for all runs of a batch
+        shared |= {name: getattr(config, name) for name in ("attack", "mix_ratio", "norm", "epsilon", "attack_steps", "attack_step_size", "restarts")}
+    if config.arch_type in WITH_DROPOUT:  # its draws are a run's own, so it trains alone
+        shared |= {"alone": str(run.folder.path)}
+    return shared
 
 
 def rounds(runs, model, fresh, images, device):
-    """The lottery ticket experiment (Frankle & Carbin 2019, section 1): train, test, prune, rewind, round by round."""
+    """The lottery ticket experiment (Frankle & Carbin 2019, section 1): train, test, prune, rewind, round by round.
+
+    Returns the runs that diverged.
+    """
     import train
 
-    shared = runs[0].config
-    seeds = [run.config.order_seed for run in runs]
+    diverged = []
     with Bars(runs) as bars:
-        for number in range(runs[0].progress.next_round, shared.prune_iterations):
+        number = runs[0].progress.next_round
+        while runs and number < runs[0].config.prune_iterations:
             began = time.perf_counter()
             starts = [start_weights(run, fresh, number) for run in runs]
             cohort = train.Cohort(model, starts, [run.progress.masks for run in runs], device)
-            fit = train.fit(cohort, images.train, shared, seeds, number, bars.epoch)
+            try:
+                fit = train.fit(cohort, images.train, runs[0].config, [run.config.order_seed for run in runs], number, bars.epoch)
+            except train.Diverged as error:  # those runs end alone; the others do this round again without them
+                diverged += [(runs[place], error) for place in error.runs]
+                kept = [place for place in range(len(runs)) if place not in error.runs]
+                runs, images = [runs[place] for place in kept], images.only(kept)
+                continue
             last = cohort.unstack(cohort.state())
             tests = test(cohort, fit, images, [run.config for run in runs], bars.tqdm.write)
             for each in zip(runs, fit.rows, last, cohort.unstack(fit.best), split(cohort, fit.rewind), tests, strict=True):
                 bars.round(*finish_round(number, began, bars.tqdm.write, *each))
+            number += 1
     for run in runs:
         run.folder.finish(run.config)
+        print(f"done: {run.folder.path}")
+    for run, error in diverged:
+        say_diverged(run, error)
+    return [run for run, _ in diverged]
+
+
+def say_diverged(run, error):
+    """Tell of a run that ends here; its finished rounds stay."""
+    print(f"main.py: diverged: {run.folder.path}: {error}", file=sys.stderr)
 
 
 def start_weights(run, fresh, number):

@@ -272,6 +272,13 @@ class Images:
     reports: list  # per run: a dict, or None
     samples: list  # per run: (clean, attacked) test images (10, C, H, W), or None
 
+    def only(self, runs):
+        """The same for some of the runs, by place."""
+        index = torch.tensor(runs, dtype=torch.long, device=self.test.device)
+        train_data = dataclasses.replace(self.train, train_index=self.train.train_index[index], val_index=self.train.val_index[index])
+        per_run = {name: [getattr(self, name)[run] for run in runs] for name in ("attacked_test", "reports", "samples")}
+        return dataclasses.replace(self, train=train_data, **per_run)
+
 
 def build_images(configs, dataset, device, say=print):
     """The pool, index vectors and test sets of runs that share a data set: clean images once, then each attacked set once."""

@@ -6,7 +6,6 @@ optimiser is elementwise, so each run of a cohort gets exactly the update it wou
 """
 
 import copy
-import math
 import pkgutil
 from dataclasses import dataclass
 
@@ -27,7 +26,11 @@ ATTACK_BATCH = 250  # of iterative attacks: smaller batches stay in the cache of
 
 
 class Diverged(ArithmeticError):
-    """A loss that is not a number; says where."""
+    """A loss that is not a number; says where, and `runs` which of the cohort."""
+
+    def __init__(self, message, runs):
+        super().__init__(message)
+        self.runs = runs
 
 
 @dataclass
@@ -152,11 +155,11 @@ def fit(cohort, data, config, seeds, round_number, on_epoch=lambda epoch, rows: 
                 checks.append((iteration, loss, accuracy))
                 cohort.model.train()
         losses = losses.cpu()
-        _raise_if_diverged(losses, round_number, epoch, config)
+        _raise_if_diverged(losses, checks, [p.detach() for p in cohort.params.values()], round_number, epoch, config)
         pending = torch.cat([pending, losses])
         for iteration, loss, accuracy in checks:
             count = iteration - counted
-            _append_rows(rows, epoch, iteration, pending[:count].mean(0), loss, accuracy, round_number)
+            _append_rows(rows, epoch, iteration, pending[:count].mean(0), loss, accuracy)
             pending, counted = pending[count:], iteration
         if round_number == 0 and epoch + 1 == config.rewind_epoch:
             rewind = cohort.state()
@@ -367,23 +370,26 @@ def attack_whitebox(cohort, settings, images, labels, index):
     return 100 * hits.double() / len(labels), length / changed.clamp_min(1), 100 * unmoved / len(labels)
 
 
-def _raise_if_diverged(losses, round_number, epoch, config):
+def _raise_if_diverged(losses, checks, state, round_number, epoch, config):
+    """Look at an epoch's losses (steps, R), its validation losses and the weights after it."""
+    where = f"round {round_number}, epoch {epoch + 1}"
+    hint = f"a smaller --lr (now {config.lr:g}) or another --init may train"
     bad = (~torch.isfinite(losses)).nonzero()
     if len(bad):
         step, run = bad[0].tolist()
-        raise Diverged(
-            f"the training loss is {losses[step, run].item()} in round {round_number}, epoch {epoch + 1}, step {step + 1} "
-            f"of run {run + 1} of {losses.shape[1]}: a smaller --lr (now {config.lr:g}) or another --init may train"
-        )
+        what = f"the training loss is {losses[step, run].item()} in {where}, step {step + 1}"
+        raise Diverged(f"{what}: {hint}", sorted(set(bad[:, 1].tolist())))
+    for _, loss, _ in checks:
+        if not torch.isfinite(loss).all():
+            raise Diverged(f"the validation loss is not a number in {where}: {hint}", (~torch.isfinite(loss)).nonzero().flatten().tolist())
+    finite = torch.stack([torch.isfinite(tensor.reshape(losses.shape[1], -1)).all(1) for tensor in state]).all(0)
+    if not finite.all():
+        raise Diverged(f"a weight is not a number after {where}: {hint}", (~finite).nonzero().flatten().tolist())
 
 
-def _append_rows(rows, epoch, iteration, train_loss, val_loss, accuracy, round_number):
+def _append_rows(rows, epoch, iteration, train_loss, val_loss, accuracy):
     """One row a run for a validation; its training loss is the mean over the steps since the validation before it."""
     for run, table in enumerate(rows):
-        if not math.isfinite(val_loss[run]):
-            raise Diverged(
-                f"the validation loss is {val_loss[run].item()} in round {round_number}, epoch {epoch + 1}, step {iteration} of the round, of run {run + 1}"
-            )
         table.append({
             "epoch": epoch + 1,
             "iteration": iteration,

@@ -26,6 +26,9 @@ ARCHS = {
 }
 
 
+WITH_DROPOUT = {"alexnet"}  # they train in cohorts of one; train.Cohort holds anyone to it
+
+
 def build(name, in_shape, num_classes, stats, init="glorot_normal", seed=0):
     """A network called `name`, on the CPU, whose weights depend on `seed` (an int) alone.
 

@@ -231,7 +231,7 @@ def test_gpu_falls_back_and_says_so_where_device_cuda_refuses(cli, tmp_path):
 
 def test_a_diverging_run_stops_and_says_where(cli, tmp_path):
     done = cli("--optimizer=sgd", "--lr=1e30", *SHORT)
-    assert done.returncode == 1 and "diverged: the training loss is" in done.stderr and "round 0, epoch 1" in done.stderr
+    assert done.returncode == 1 and "diverged: " in done.stderr and "the training loss is" in done.stderr and "round 0, epoch 1" in done.stderr
 
 
 def test_the_attack_of_cuda_visible_devices_stays_with_the_scheduler():
@@ -277,3 +277,110 @@ def test_fc1_on_mnist_trains_past_the_predecessors_ceiling(mnist, make_config, t
     runs = main.RunFolder(Path(config.runs_dir) / config.run_name)
     main.run_cohort([main.Run(config, runs, runs.progress(config))])
     assert read_csv(runs.rounds)[0]["test_accuracy_last"] > 96.5
+
+
+LISTS = [
+    "--prune_type",
+    "lt",
+    "reinit",
+    "--attack=fgsm",
+    "--mix_ratio",
+    "0",
+    "0.5",
+    "--epsilon",
+    "0.1",
+    "0.3",
+    "--surrogate=fc1",
+    "--surrogate_epochs=5",
+    *SHORT,
+]
+
+
+def go(cache, folder, *flags):
+    code = main.main([f"--cache_dir={cache}", f"--runs_dir={folder}", *flags])
+    return code, {path.name: numbers(path) for path in sorted(folder.iterdir())}
+
+
+def test_lists_are_a_product_of_runs_each_in_its_own_folder(cache, tmp_path, capsys):
+    code, found = go(cache, tmp_path / "lists", *LISTS)
+    assert code == 0 and len(found) == 8
+    code, alone = go(cache, tmp_path / "alone", "--prune_type=reinit", "--attack=fgsm", "--mix_ratio=0.5", "--epsilon=0.1", *LISTS[-len(SHORT) - 2 :])
+    ((name, tables),) = alone.items()
+    same(tables, found[name])
+    capsys.readouterr()
+    assert main.main([f"--cache_dir={cache}", f"--runs_dir={tmp_path / 'lists'}", *LISTS, "--seed", "0", "1", "--dry_run"]) == 0
+    printed = capsys.readouterr().out
+    assert printed.count("  done\n") == 8 and printed.count("  to do\n") == 8 and "16 runs, 8 done, 8 to do" in printed
+    assert not [path for path in (tmp_path / "lists").iterdir() if "-s1-" in path.name]
+
+
+def test_a_cohort_of_different_runs_equals_the_runs_alone(cache, tmp_path):
+    """Different prune types, attacks, radii, mixes, seeds and rates, trained together, tested each as its own."""
+    flags = [*LISTS, "--prune_percent", "30", "50"]
+    flags.remove("--prune_percent=50")
+    _, alone = go(cache, tmp_path / "alone", *flags, "--cohort_size=1")
+    _, together = go(cache, tmp_path / "together", *flags, "--cohort_size=8")
+    assert alone.keys() == together.keys() and len(alone) == 16
+    for name, (rounds, epochs, tensors) in alone.items():
+        other = together[name]
+        assert [row["kept"] for row in rounds] == [row["kept"] for row in other[0]]
+        for a, b in zip(rounds, other[0], strict=True):
+            assert a.keys() == b.keys()
+            assert all(abs(a[key] - b[key]) < 1.5 for key in a if key.endswith("accuracy")), (name, a, b)  # 0.3 % is one image
+        for a, b in zip(epochs, other[1], strict=True):
+            assert a["train_loss"] == pytest.approx(b["train_loss"], rel=0.02)
+        first = "masks/round_01.safetensors"  # float tolerance can swap a tie, no more
+        assert all((tensors[first][layer] == other[2][first][layer]).float().mean() > 0.999 for layer in tensors[first])
+
+
+def test_one_run_of_a_cohort_that_diverges_ends_alone(cache, tmp_path, monkeypatch, capsys):
+    import train
+
+    original, broken = train.Cohort.__init__, []
+
+    def poison(self, model, states, masks, device):
+        original(self, model, states, masks, device)
+        if self.size == 3 and len(broken) == 1:  # the second run, in round 1
+            with torch.no_grad():
+                self.params["net.fc1.weight"][1, 0, 0] = float("nan")
+        if self.size == 3:
+            broken.append(1)
+
+    monkeypatch.setattr(train.Cohort, "__init__", poison)
+    code, found = go(cache, tmp_path / "runs", "--seed", "0", "1", "2", "--cohort_size=3", *SHORT)
+    assert code == 1 and "diverged: " in capsys.readouterr().err
+    done = sorted((len(rounds), (tmp_path / "runs" / name / "DONE").exists()) for name, (rounds, _, _) in found.items())
+    assert done == [(1, False), (3, True), (3, True)]
+
+
+def test_a_cohort_that_does_not_fit_is_halved_and_says_so(cache, tmp_path, monkeypatch, capsys):
+    import train
+
+    original = train.fit
+
+    def small_memory(cohort, *rest):
+        if cohort.size > 1:
+            raise torch.OutOfMemoryError("too large")
+        return original(cohort, *rest)
+
+    monkeypatch.setattr(train, "fit", small_memory)
+    code, found = go(cache, tmp_path / "runs", "--seed", "0", "1", "2", "--cohort_size=3", *SHORT)
+    assert code == 0 and len(found) == 3 and "do not fit the device's memory; going on with 1 and 2" in capsys.readouterr().out
+    monkeypatch.setattr(train, "fit", lambda *args: (_ for _ in ()).throw(torch.OutOfMemoryError("too large")))
+    assert main.main([f"--runs_dir={tmp_path / 'none'}", *SHORT]) == 2
+    assert "does not fit the device's memory" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    "flags, says",
+    [
+        (["--seed", "0", "0"], "names 0 twice"),
+        (["--seed"], "expected at least one argument"),
+        (["--attack_rate", "50", "25", "--mix_ratio", "0.5", "--attack=fgsm"], "differ"),
+        (["--dataset", "digits_fgsm_attack", "digits", "--attack=fgsm"], "are the same run"),
+    ],
+)
+def test_lists_that_make_no_sense(flags, says, capsys):
+    assert main.main(flags) == 2
+    error = capsys.readouterr().err
+    assert says in error and error.count("\n") == 1
