@@ -287,7 +287,7 @@ def ddn(predict, images, labels, settings, starts=None):
     """Decoupled direction and norm (Rony et al. 2019, algorithm 1), L2: the norm shrinks after a success and grows after a failure."""
     gamma, epsilon = 0.05, torch.ones(labels.shape, device=images.device)
     best, best_l2 = images.clone(), torch.full(labels.shape, math.inf, device=images.device)
-    open_ = is_correct(predict, images, labels)
+    open_ = torch.ones(labels.shape, dtype=torch.bool, device=images.device)
     delta = torch.zeros_like(images)
     for step in range(settings.steps):
         alpha = 0.01 + (1 - 0.01) * (1 + math.cos(math.pi * step / settings.steps)) / 2  # from 1 down to 0.01
@@ -296,6 +296,8 @@ def ddn(predict, images, labels, settings, starts=None):
             logits = predict(x)
             (gradient,) = torch.autograd.grad(cross_entropy(logits, labels), x)
         fooled, l2 = logits.argmax(-1) != labels, l2_norm(delta)
+        if step == 0:  # delta is 0 yet: only what is classified correctly is attacked
+            open_ = ~fooled
         better = fooled & open_ & (l2 < best_l2)
         best, best_l2 = torch.where(wide(better), x.detach(), best), torch.where(better, l2, best_l2)
         delta = delta + alpha * gradient / wide(l2_norm(gradient)).clamp_min(1e-12)

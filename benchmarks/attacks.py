@@ -26,6 +26,7 @@ import attacks
 import config as config_module
 import data
 import pool
+import train
 from utils import prepare_deeprobust
 
 
@@ -34,6 +35,8 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--data_dir", default="data")
     parser.add_argument("--cache_dir", default="cache")
+    parser.add_argument("--attacks", nargs="+", default=["fgsm", "pgd", "pgd_l2", "cw", "deepfool", "ddn"], help="of the table beside other libraries")
+    parser.add_argument("--merge", action="store_true", help="keep the rows of the last table that are not measured again")
     parser.add_argument("--images", type=int, default=300)
     parser.add_argument("--cw_images", type=int, default=1000)
     parser.add_argument("--all_images", type=int, default=60_000)
@@ -47,12 +50,19 @@ def main():
     dataset = data.load("mnist", args.data_dir)
     bench = Bench(pool.surrogate(config, dataset, device), config, dataset, device)
     print(f"{'attack':22}{'made by':16}{'images':>8}{'robust %':>10}{'mean L2':>9}{'seconds':>9}{'images/s':>10}{'evaluations':>13}", flush=True)
-    beside_others(bench, args.images)
-    cw_beside_foolbox(bench, args.cw_images)
-    whole_set(bench, args.all_images, ["fgsm"] if args.device == "cpu" else ["fgsm", "pgd", "cw"])
+    beside_others(bench, args.images, args.attacks)
+    if args.cw_images:
+        cw_beside_foolbox(bench, args.cw_images)
+    if args.all_images:
+        whole_set(bench, args.all_images, ["fgsm"] if args.device == "cpu" else ["fgsm", "pgd", "cw"])
     machine = torch.cuda.get_device_name() if args.device == "cuda" else platform.machine()
     result = {"machine": f"{machine}, torch {torch.__version__}", "threads": args.threads, "rows": bench.rows}
-    (ROOT / "benchmarks" / ("attacks.json" if args.device == "cpu" else "attacks-cuda.json")).write_text(json.dumps(result, indent=2) + "\n")
+    path = ROOT / "benchmarks" / ("attacks.json" if args.device == "cpu" else "attacks-cuda.json")
+    if args.merge:
+        again = {(row["attack"], row.get("made_by"), row.get("images")) for row in bench.rows}
+        old = json.loads(path.read_text())["rows"]
+        result["rows"] = [row for row in old if (row["attack"], row.get("made_by"), row.get("images")) not in again] + bench.rows
+    path.write_text(json.dumps(result, indent=2) + "\n")
 
 
 class Bench:
@@ -103,8 +113,9 @@ class Bench:
             f"{row['images_per_second']:>10.1f}{row['evaluations']:>13.1f}", flush=True,
         )  # fmt: skip
 
-    def ours(self, attack, settings, images, labels, part="test", batch=1000):
-        """Measure an attack of this project, in batches."""
+    def ours(self, attack, settings, images, labels, part="test", batch=None):
+        """Measure an attack of this project, in batches as the program makes them."""
+        batch = batch or (train.ATTACK_BATCH if settings.steps > 1 and self.device.type == "cpu" else train.EVAL_BATCH)
         make = pkgutil.resolve_name(settings.line.batched)
 
         def run():
@@ -117,7 +128,7 @@ class Bench:
         self.measure(attack, "attacks.py", images, labels, run)
 
 
-def beside_others(bench, count):
+def beside_others(bench, count, names):
     """Every attack on the same images by every library at hand, with the same parameters where they have them."""
     x, y = bench.batch(count)
     linf, l2 = {"epsilon": 0.1}, {"epsilon": 2.0}
@@ -130,6 +141,8 @@ def beside_others(bench, count):
         ("deepfool", bench.settings("deepfool"), "deepfool"),
         ("ddn", bench.settings("ddn"), "ddn"),
     ]:
+        if name not in names:
+            continue
         bench.ours(label, settings, x, y)
         if name in foolbox_:
             bench.measure(label, "foolbox", x, y, foolbox_[name])
@@ -200,7 +213,7 @@ def deeprobust_attacks(bench, x, y, settings):
 def cw_beside_foolbox(bench, count):
     """CW on more images, beside foolbox at the parameters at which its mean L2 comes nearest."""
     x, y = bench.batch(count)
-    bench.ours("cw", bench.settings("cw"), x, y, batch=250)
+    bench.ours("cw", bench.settings("cw"), x, y)
     try:
         import foolbox
     except ImportError:
