@@ -10,7 +10,9 @@ A run is rounds of: train, test, prune, rewind. The same command goes on where i
 torch is imported once the flags make sense, so that --help and a mistyped flag answer at once.
 """
 
+import dataclasses
 import json
+import os
 import sys
 import time
 from dataclasses import dataclass
@@ -19,7 +21,7 @@ from pathlib import Path
 from archs import WITH_DROPOUT
 from config import RunConfig, attack_settings, parse_runs
 from runfolder import Progress, RunFolder
-from utils import UserError, is_small, permutation, pick_device, set_threads, stream
+from utils import UserError, cores, is_small, permutation, pick_device, set_threads, stream
 
 
 @dataclass
@@ -44,7 +46,7 @@ def main(argv=None):
         for run in runs:
             if run.folder.done:
                 print(f"done already: {run.folder.path}")
-        diverged = [run for cohort in cohorts(waiting) for run in run_cohort(cohort)]
+        diverged = run_all(waiting)
     except UserError as error:
         print(f"main.py: error: {' '.join(str(error).split())}", file=sys.stderr)
         return 2
@@ -72,6 +74,47 @@ def cohorts(runs):
     for members in kinds.values():
         size = members[0].config.cohort_size or default_cohort_size(members[0].config)
         yield from (members[start : start + size] for start in range(0, len(members), size))
+
+
+def run_all(runs):
+    """Train the cohorts of these runs, in several processes where there are several; returns how many runs diverged."""
+    plan = list(cohorts(runs))
+    workers = min(len(plan), (runs[0].config.workers or default_workers(runs[0].config)) if runs else 1)
+    if workers <= 1:
+        return sum(len(run_cohort(cohort)) for cohort in plan)
+
+    from concurrent.futures import ProcessPoolExecutor, as_completed
+    from multiprocessing import get_context
+
+    from tqdm import tqdm
+
+    threads = max(1, cores() // workers)
+    jobs = [[(dataclasses.replace(run.config, threads=run.config.threads or threads), run.folder.path) for run in cohort] for cohort in plan]
+    print(f"{len(runs)} runs in {workers} processes of {jobs[0][0][0].threads} thread(s)")
+    # spawned, not forked: torch's threads do not survive a fork
+    with ProcessPoolExecutor(workers, get_context("spawn"), initializer=no_bars) as pool:
+        futures = [pool.submit(work, job) for job in jobs]
+        return sum(future.result() for future in tqdm(as_completed(futures), total=len(futures), desc="cohorts", disable=None))
+
+
+def no_bars():
+    """In a worker: bars of several processes would write over each other."""
+    os.environ["TQDM_DISABLE"] = "1"
+
+
+def work(job):
+    """What a worker does with a cohort: [(config, folder)]; returns how many of its runs diverged."""
+    try:
+        return len(run_cohort([open_run(config, folder if folder.name != config.run_name else None) for config, folder in job]))
+    except KeyboardInterrupt:  # the terminal tells every process; the parent says so
+        return 0
+
+
+def default_workers(config):
+    """One process a core on a CPU, where a run alone would leave them idle or waiting for each other, 16 at most; one on a GPU."""
+    import torch
+
+    return 1 if config.device != "cpu" and torch.cuda.is_available() else min(cores(), 16)
 
 
 def default_cohort_size(config):
@@ -127,6 +170,7 @@ def train_cohort(runs):
             )
         run.folder.check_writable()
     device = pick_device(shared.device, shared.gpu, tqdm.write)
+    torch.set_float32_matmul_precision("high" if shared.precision == "tf32" else "highest")
     torch.set_flush_denormal(True)  # the optimiser's moments of dead units decay into denormals, which are slow
     dataset = data.load(shared.dataset, shared.data_dir)
     stats = data.channel_stats(dataset.train_images)
@@ -188,7 +232,7 @@ def rounds(runs, model, fresh, images, device):
         while runs and number < runs[0].config.prune_iterations:
             began = time.perf_counter()
             starts = [start_weights(run, fresh, number) for run in runs]
-            cohort = train.Cohort(model, starts, [run.progress.masks for run in runs], device)
+            cohort = train.Cohort(model, starts, [run.progress.masks for run in runs], device, runs[0].config.precision)
             try:
                 fit = train.fit(cohort, images.train, runs[0].config, [run.config.order_seed for run in runs], number, bars.epoch)
             except train.Diverged as error:  # those runs end alone; the others do this round again without them

@@ -85,7 +85,7 @@ def _train_surrogate(net, config, dataset, epochs, device, say):
     """Train through the same code as the runs: a cohort of one, nothing pruned."""
     settings = dataclasses.replace(
         config, optimizer="adam", lr=1e-3, batch_size=128, weight_decay=0.0, end_iter=epochs, rewind_epoch=0,
-        warmup_steps=0, lr_drops="", augment=False, valid_freq=1, valid_steps=0,
+        warmup_steps=0, lr_drops="", precision="fp32", augment=False, valid_freq=1, valid_steps=0,
     )  # fmt: skip
     split = data.split(len(dataset.train_labels), 1 / 12, stream(config.attack_seed, "surrogate split"))
     train_index, val_index = (torch.from_numpy(part)[None].to(device) for part in split)

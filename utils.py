@@ -213,6 +213,11 @@ def prepare_deeprobust():
     module._status_message = {"success": "", "maxfev": "", "maxiter": ""}
 
 
+def cores():
+    """How many CPU cores this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
 def is_small(arch):
     """Whether more than one CPU thread only makes this network wait: the fully connected ones."""
     return arch.startswith("fc")
@@ -222,4 +227,4 @@ def set_threads(wanted, small=False):
     """Set torch's CPU threads: `wanted`, or for 0 one for small nets (more only wait for each other) and every core else."""
     import torch
 
-    torch.set_num_threads(wanted or (1 if small else len(os.sched_getaffinity(0))))
+    torch.set_num_threads(wanted or (1 if small else cores()))

@@ -75,14 +75,14 @@ def thread_seconds(function, count):
     return round(statistics.median(timed(function) for _ in range(3)), 3)
 
 
-def our_epoch(data_dir):
-    """A function that trains one epoch as a round does, validation included, half of the weights pruned."""
+def our_epoch(data_dir, density=1.0):
+    """A function that trains one epoch as a round does, validation included."""
     config = config_module.parse(["--dataset=mnist", f"--data_dir={data_dir}", "--end_iter=1"])[0]
     dataset = data.load("mnist", data_dir)
     model = archs.build("fc1", dataset.in_shape, 10, data.channel_stats(dataset.train_images))
     split = [torch.from_numpy(part)[None] for part in data.split(60_000, 1 / 12, 0)]
     pool = train.Data(torch.from_numpy(dataset.train_images).float().div_(255), torch.from_numpy(dataset.train_labels), *split)
-    masks = pruning.prune(dict(model.named_parameters()), pruning.ones(model), 50)
+    masks = pruning.prune(dict(model.named_parameters()), pruning.ones(model), 100 * (1 - density))
     cohort = train.Cohort(model, [model.state_dict()], [masks], torch.device("cpu"))
     return lambda: train.fit(cohort, pool, config, [0], 0)
 

@@ -94,9 +94,9 @@ def test_lt_rewinds_to_theta0_bit_for_bit_buffers_included(make_config, monkeypa
     starts = []
     original = train.Cohort.__init__
 
-    def recording(self, model, states, masks, device):
+    def recording(self, model, states, masks, device, precision):
         starts.append([{name: value.clone() for name, value in state.items()} for state in states])
-        original(self, model, states, masks, device)
+        original(self, model, states, masks, device, precision)
 
     monkeypatch.setattr(train.Cohort, "__init__", recording)
     config = make_config(f"--arch_type={arch}", "--prune_iterations=2", "--end_iter=1", "--batch_size=500")
@@ -297,7 +297,8 @@ LISTS = [
 
 
 def go(cache, folder, *flags):
-    code = main.main([f"--cache_dir={cache}", f"--runs_dir={folder}", *flags])
+    workers = [] if any(flag.startswith("--workers") for flag in flags) else ["--workers=1"]
+    code = main.main([f"--cache_dir={cache}", f"--runs_dir={folder}", *flags, *workers])
     return code, {path.name: numbers(path) for path in sorted(folder.iterdir())}
 
 
@@ -333,13 +334,22 @@ def test_a_cohort_of_different_runs_equals_the_runs_alone(cache, tmp_path):
         assert all((tensors[first][layer] == other[2][first][layer]).float().mean() > 0.999 for layer in tensors[first])
 
 
+def test_worker_processes_give_the_same_numbers(cache, tmp_path):
+    flags = ["--seed", "0", "1", "2", "--threads=1", *SHORT]
+    _, one = go(cache, tmp_path / "one", *flags, "--workers=1")
+    _, two = go(cache, tmp_path / "two", *flags, "--workers=2")
+    assert one.keys() == two.keys() and len(one) == 3
+    for name, tables in one.items():
+        same(tables, two[name])
+
+
 def test_one_run_of_a_cohort_that_diverges_ends_alone(cache, tmp_path, monkeypatch, capsys):
     import train
 
     original, broken = train.Cohort.__init__, []
 
-    def poison(self, model, states, masks, device):
-        original(self, model, states, masks, device)
+    def poison(self, *args):
+        original(self, *args)
         if self.size == 3 and len(broken) == 1:  # the second run, in round 1
             with torch.no_grad():
                 self.params["net.fc1.weight"][1, 0, 0] = float("nan")

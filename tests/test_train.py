@@ -40,9 +40,9 @@ def states(runs, make=small_net):
     return made
 
 
-def half_masks(runs):
+def half_masks(runs, density=0.5):
     generator = torch.Generator().manual_seed(3)
-    return [{name: torch.rand(mask.shape, generator=generator) < 0.5 for name, mask in pruning.ones(small_net()).items()} for _ in range(runs)]
+    return [{name: torch.rand(mask.shape, generator=generator) < density for name, mask in pruning.ones(small_net()).items()} for _ in range(runs)]
 
 
 @pytest.mark.parametrize("optimizer", ["adam", "sgd"])
@@ -65,10 +65,11 @@ def test_a_cohort_of_three_equals_three_runs(optimizer, augment):
             assert a == pytest.approx(b, abs=1e-3)
 
 
+@pytest.mark.parametrize("density", [0.5, 0.15], ids=["masked", "gathered"])
 @pytest.mark.parametrize("optimizer", ["adam", "sgd"])
-def test_pruned_weights_are_exactly_zero_after_any_number_of_steps(optimizer):
+def test_pruned_weights_are_exactly_zero_after_any_number_of_steps(optimizer, density):
     config = dataclasses.replace(CONFIG, optimizer=optimizer, weight_decay=1e-2, momentum=0.9, lr=0.05)
-    masks = half_masks(1)
+    masks = half_masks(1, density)
     cohort = train.Cohort(small_net(), states(1), masks, CPU)
     train.fit(cohort, make_data(), config, [0], 0)
     for name, mask in masks[0].items():
@@ -256,6 +257,30 @@ def test_an_online_cohort_equals_its_runs():
         train.fit(alone, train.Data(data.images, data.labels, data.train_index[run : run + 1], data.val_index[run : run + 1]), config, [run], 0)
         for name, value in alone.state().items():
             assert torch.allclose(value.float(), cohort.state()[name][run].float(), atol=1e-4), name
+
+
+def test_bf16_trains_nearly_as_fp32_and_keeps_its_weights_in_fp32():
+    ends = []
+    for precision in ("fp32", "bf16"):
+        cohort = train.Cohort(small_net(), states(1), half_masks(1), CPU, precision)
+        train.fit(cohort, make_data(), dataclasses.replace(CONFIG, optimizer="sgd"), [0], 0)
+        ends.append(cohort.state())
+    for name, value in ends[0].items():
+        assert ends[1][name].dtype == value.dtype and torch.allclose(value.float(), ends[1][name].float(), atol=2e-2), name
+    assert any(not torch.equal(value, ends[1][name]) for name, value in ends[0].items())
+    assert all(not ends[1][name][~mask].any() for name, mask in half_masks(1)[0].items())
+
+
+@pytest.mark.parametrize("runs", [1, 2])
+@pytest.mark.parametrize("optimizer", ["adam", "sgd"])
+def test_gathering_the_alive_weights_is_masking_them(optimizer, runs, monkeypatch):
+    ends = []
+    for threshold in (0.0, 1.1):
+        monkeypatch.setattr(train, "SPARSE", threshold)
+        cohort = train.Cohort(small_net(), states(runs), half_masks(runs, 0.2), CPU)
+        train.fit(cohort, make_data(runs), dataclasses.replace(CONFIG, optimizer=optimizer, weight_decay=1e-3), list(range(runs)), 0)
+        ends.append(cohort.state())
+    assert all(torch.allclose(value.float(), ends[1][name].float(), atol=1e-6) for name, value in ends[0].items())
 
 
 def test_an_image_alone_joins_the_batch_before_it():
