@@ -18,26 +18,27 @@ def make_loaders(data_dir, batch_size=60):
     return loader, torch.utils.data.DataLoader(val, batch_size=batch_size, num_workers=0)
 
 
-def train_epoch(model, loader, optimizer, masks):
+def train_epoch(model, loader, optimizer, masks, device="cpu"):
     """One epoch; gradients of pruned weights are zeroed through numpy each step. Returns the mean loss."""
     model.train()
     total = 0.0
     for images, labels in loader:
+        images, labels = images.to(device), labels.to(device)
         optimizer.zero_grad()
         loss = nn.functional.cross_entropy(model(images), labels)
         loss.backward()
         for name, parameter in model.named_parameters():
             if name in masks:
                 gradient = parameter.grad.data.cpu().numpy()
-                parameter.grad.data = torch.from_numpy(np.where(masks[name], gradient, 0))
+                parameter.grad.data = torch.from_numpy(np.where(masks[name], gradient, 0)).to(device)
         optimizer.step()
         total += loss.item()
     return total / len(loader)
 
 
 @torch.no_grad()
-def accuracy(model, loader):
+def accuracy(model, loader, device="cpu"):
     """Accuracy in percent over a loader."""
     model.eval()
-    hits = sum((model(images).argmax(1) == labels).sum().item() for images, labels in loader)
+    hits = sum((model(images.to(device)).argmax(1) == labels.to(device)).sum().item() for images, labels in loader)
     return 100 * hits / len(loader.dataset)
