@@ -78,7 +78,7 @@ MISTAKES = {
     "--end_iter=0: at least 1 epoch": ["--end_iter=0"],
     "--val_fraction=1:": ["--val_fraction=1"],
     "is for --prune_type=lt": ["--prune_type=reinit", "--rewind_epoch=1"],
-    "expected one argument": ["--seed"],
+    "expected at least one argument": ["--seed"],
     "not a path": ["--dataset=../mnist"],
     "separated by commas": ["--lr_drops=a"],
 }
