@@ -8,7 +8,7 @@ READY := $(VENV)/.ready
 DEMO_FLAGS := --dataset=digits_fgsm_attack --mix_ratio=0.5 --epsilon=0.1 --prune_percent=35 --prune_iterations=8 --end_iter=10 \
               --runs_dir=demo/runs --cache_dir=demo/cache
 
-.PHONY: demo test test-slow lint clean
+.PHONY: demo test lint clean
 .DELETE_ON_ERROR:
 
 # lt and reinit on half clean, half attacked digits, three seeds each; ends with the path of a picture
