@@ -5,6 +5,7 @@ vmapped when R > 1; R = 1 takes the same code without the vmap and without the a
 optimiser is elementwise, so each run of a cohort gets exactly the update it would get alone.
 """
 
+import contextlib
 import copy
 import pkgutil
 from dataclasses import dataclass
@@ -91,7 +92,8 @@ class Cohort:
         def one(params, buffers, x, y):
             return F.cross_entropy(functional_call(self.model, (params, buffers), (x,)), y)
 
-        with torch.autocast(images.device.type, torch.bfloat16, enabled=self.precision == "bf16"):
+        low = self.precision == "bf16"
+        with torch.autocast(images.device.type, torch.bfloat16) if low else contextlib.nullcontext():
             if self.size == 1:
                 return F.cross_entropy(self.model(images), labels)
             return torch.vmap(one)(self.params, self.buffers, images, labels)
@@ -171,7 +173,7 @@ def train_step(cohort, images, labels, optimizer, lr):
     """One update of every run; returns the losses (R,) before it, on the device."""
     losses = cohort.losses(images, labels)
     # the runs share no weight, so the gradient of the sum is each run's own
-    gradients = torch.autograd.grad(losses.sum(), list(cohort.params.values()))
+    gradients = torch.autograd.grad(losses.sum() if cohort.size > 1 else losses, list(cohort.params.values()))
     # the fused optimisers read memory in order, and some gradients come in another order than their weights
     gradients = [
         gradient if gradient.stride() == param.stride() else torch.empty_like(param).copy_(gradient)
