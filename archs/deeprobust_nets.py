@@ -13,6 +13,7 @@ def cnn(in_shape, num_classes):
     channels, height, width = in_shape
     net = Net(in_channel1=channels, H=height, W=width)
     net.fc2 = nn.Linear(1024, num_classes)  # theirs is fixed to ten classes
+    net.channels_last = False  # its forward takes a `view`, which needs torch's usual layout
     return net
 
 

@@ -325,3 +325,15 @@ def test_real_networks_train_as_cohorts():
             train.fit(alone, train.Data(data.images, data.labels, data.train_index[run : run + 1], data.val_index[run : run + 1]), config, [run], 0)
             for key, value in alone.state().items():
                 assert torch.allclose(value.float(), cohort.state()[key][run].float(), atol=1e-4), (name, key)
+
+
+@pytest.mark.parametrize("shape", [(1, 28, 28), (3, 32, 32)], ids=["28x28x1", "32x32x3"])
+@pytest.mark.parametrize("name", archs.ARCHS)
+def test_every_network_takes_a_training_step(name, shape):
+    net = archs.build(name, shape, 3, ([0.5] * shape[0], [0.3] * shape[0]))
+    cohort = train.Cohort(net, [net.state_dict()], [pruning.ones(net)], CPU)
+    cohort.model.train()
+    before = cohort.state()
+    optimizer = train.Optimizer(cohort.params, cohort.masks, CONFIG)
+    loss = train.train_step(cohort, torch.rand(4, *shape), torch.tensor([0, 1, 2, 0]), optimizer, 1e-3)
+    assert torch.isfinite(loss) and all(not torch.equal(before[name], cohort.params[name]) for name in cohort.masks)
