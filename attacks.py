@@ -90,13 +90,11 @@ def pgd(predict, images, labels, settings, starts):
 
     The last iterate; of several restarts each image's first that fools. L2 steps are along the gradient's direction.
     """
-    adversarial = images
-    for restart in range(settings.restarts):
-        open_now = is_correct(predict, adversarial, labels)
-        new = _pgd_linf(predict, images, labels, settings, starts(restart)) if settings.norm == "linf" else None
-        if new is None:
-            new = _pgd_l2(predict, images, labels, settings, starts(restart))
-        adversarial = new if restart == 0 and settings.norm == "linf" else torch.where(wide(open_now), new, adversarial)
+    once = _pgd_linf if settings.norm == "linf" else _pgd_l2
+    adversarial = once(predict, images, labels, settings, starts(0))
+    for restart in range(1, settings.restarts):
+        open_ = is_correct(predict, adversarial, labels)
+        adversarial = torch.where(wide(open_), once(predict, images, labels, settings, starts(restart)), adversarial)
     return adversarial
 
 

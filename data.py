@@ -16,7 +16,7 @@ from pathlib import Path
 
 import numpy as np
 
-from utils import UserError, choose, permutation
+from utils import UserError, choose, fingerprint, permutation
 
 ARRAYS = ("train_images", "train_labels", "test_images", "test_labels")
 # what zipfile, zlib and numpy raise for a file that is cut, encrypted or not what it says
@@ -34,6 +34,11 @@ class Dataset:
     test_images: np.ndarray
     test_labels: np.ndarray
     num_classes: int
+
+    @functools.cached_property
+    def fingerprint(self):
+        """Stands for every image and label; hashing them takes a moment, so it is done once."""
+        return fingerprint(self.train_images, self.train_labels, self.test_images, self.test_labels)
 
     @property
     def in_shape(self):

@@ -10,7 +10,7 @@ import sys
 
 from config import ATTACKS, OneLineParser, RunConfig, attack_settings, number
 from runfolder import RunFolder
-from utils import UserError, choose, is_small, load_tensors, permutation, pick_device, read_csv, set_threads, write_csv
+from utils import UserError, choose, eval_examples, is_small, load_tensors, pick_device, read_csv, set_threads, write_csv
 
 
 def main(argv=None):
@@ -75,7 +75,7 @@ def evaluate_net(cohort, config, dataset, names, examples, device):
     import train
 
     test, labels = pool.to_float(dataset.test_images, device), torch.from_numpy(dataset.test_labels).to(device)
-    chosen = permutation(len(labels), 0, "eval examples")[:examples].sort().values
+    chosen = eval_examples(len(labels), examples)
     x, y = test[chosen.to(device)], labels[chosen.to(device)]
     result = {"clean": train.evaluate(cohort, test, labels)[1].item(), "clean_of_examples": train.evaluate(cohort, x, y)[1].item()}
     for name in names:

@@ -18,7 +18,7 @@ from pathlib import Path
 import grid
 from config import RunConfig, attack_settings, parse_runs
 from runfolder import Progress, RunFolder
-from utils import UserError, is_small, permutation, pick_device, set_threads, stream
+from utils import UserError, eval_examples, is_small, pick_device, set_threads, stream
 
 
 @dataclass
@@ -204,7 +204,7 @@ def test(cohort, fit, images, configs, say):
         each = [attack_settings(config, name, images.test.shape[1:]) for config in configs]
         for settings in dict.fromkeys(each):
             count = len(images.test) if settings.steps == 1 else min(configs[0].eval_examples, len(images.test))
-            chosen = permutation(len(images.test), 0, "eval examples")[:count].sort().values
+            chosen = eval_examples(len(images.test), count)
             index = chosen.to(images.test.device)
             found = train.attack_whitebox(cohort, settings, images.test[index], images.test_labels[index], chosen.numpy())
             for run, (accuracy, l2, unmoved) in enumerate(zip(*found, strict=True)):

@@ -149,7 +149,7 @@ def attack_recipe(config, dataset, model):
     """Everything that makes an attacked image what it is."""
     return {
         "dataset": dataset.name,
-        "images": fingerprint(dataset.train_images, dataset.train_labels, dataset.test_images, dataset.test_labels),
+        "images": dataset.fingerprint,
         "surrogate": config.surrogate,
         "surrogate_weights": fingerprint(*(value.cpu() for value in model.state_dict().values())),
         **dataclasses.asdict(attack_settings(config, config.attack, dataset.in_shape)),

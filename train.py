@@ -309,10 +309,11 @@ def keep_best(best, cohort, better):
 
 
 @torch.no_grad()
-def evaluate(cohort, images, labels, index=None):
+def evaluate(cohort, images, labels, index=None, change=None):
     """Mean cross-entropy (R,) and accuracy in percent (R,), on the device.
 
-    images (P, C, H, W) and labels (P,); index: (R, N), each run's own positions; None: all of them.
+    images (P, C, H, W) and labels (P,); index: (R, N), each run's own positions; None: all of them. change(images, labels) -> images,
+    if given, is applied to each batch.
     """
     if index is None:
         index = torch.arange(len(labels), device=labels.device).expand(cohort.size, -1)
@@ -320,7 +321,8 @@ def evaluate(cohort, images, labels, index=None):
     loss, hits = (torch.zeros(cohort.size, device=labels.device) for _ in range(2))
     for start in range(0, index.shape[1], EVAL_BATCH):
         chosen = cohort.select(index[:, start : start + EVAL_BATCH])
-        logits, target = cohort.logits(images[chosen]), labels[chosen]
+        batch, target = images[chosen], labels[chosen]
+        logits = cohort.logits(change(batch, target) if change else batch)
         each = F.cross_entropy(logits.flatten(0, -2), target.flatten(), reduction="none")
         loss += each.view(cohort.size, -1).sum(1)
         hits += (logits.argmax(-1) == target).view(cohort.size, -1).sum(1)
@@ -334,19 +336,7 @@ def validate(cohort, data, config):
     """
     if config.attack_mode == "static":
         return evaluate(cohort, data.images, data.labels, data.val_index)
-    cohort.model.eval()
-    count = data.val_index.shape[1]
-    loss, hits = torch.zeros(cohort.size, device=data.labels.device), torch.zeros(cohort.size, device=data.labels.device)
-    for start in range(0, count, EVAL_BATCH):
-        index = cohort.select(data.val_index[:, start : start + EVAL_BATCH])
-        images, labels = data.images[index], data.labels[index]
-        images = attack_online(cohort, images, labels, config)
-        with torch.no_grad():
-            logits = cohort.logits(images)
-        each = F.cross_entropy(logits.flatten(0, -2), labels.flatten(), reduction="none")
-        loss += each.view(cohort.size, -1).sum(1)
-        hits += (logits.argmax(-1) == labels).view(cohort.size, -1).sum(1)
-    return loss / count, 100 * hits.double() / count
+    return evaluate(cohort, data.images, data.labels, data.val_index, lambda images, labels: attack_online(cohort, images, labels, config))
 
 
 def attack_online(cohort, images, labels, config):

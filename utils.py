@@ -47,6 +47,11 @@ def permutation(n, seed, *name):
     return torch.randperm(n, generator=torch.Generator().manual_seed(stream(seed, *name)))
 
 
+def eval_examples(total, count):
+    """Positions of the `count` of `total` test images that iterative attacks are tried on: the same for every run."""
+    return permutation(total, 0, "eval examples")[:count].sort().values
+
+
 # Devices -------------------------------------------------------------------------------------
 
 
