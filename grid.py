@@ -9,7 +9,7 @@ from utils import cores
 
 # what each run of a cohort can have for its own
 OWN = {
-    "prune_type", "seed", "order_seed", "prune_scope", "prune_percent", "output_prune_percent", "prune_schedule", "attack", "mix_ratio", "norm",
+    "lr", "prune_type", "seed", "order_seed", "prune_scope", "prune_percent", "output_prune_percent", "prune_schedule", "attack", "mix_ratio", "norm",
     "epsilon", "attack_steps", "attack_step_size", "confidence", "restarts", "attack_seed", "surrogate", "surrogate_epochs",
 }  # fmt: skip
 
@@ -31,6 +31,7 @@ def cohorts(runs):
     for run in runs:
         kinds.setdefault(json.dumps(shared_by_a_cohort(run), sort_keys=True), []).append(run)
     for members in kinds.values():
+        members.sort(key=lambda run: run.config.lr)  # those of one learning rate are updated in one go
         size = members[0].config.cohort_size or default_cohort_size(members[0].config)
         yield from (members[start : start + size] for start in range(0, len(members), size))
 

@@ -146,7 +146,7 @@ def rounds(runs, model, fresh, images, device):
             starts = [start_weights(run, fresh, number) for run in runs]
             cohort = train.Cohort(model, starts, [run.progress.masks for run in runs], device, runs[0].config.precision)
             try:
-                fit = train.fit(cohort, images.train, runs[0].config, [run.config.order_seed for run in runs], number, bars.epoch)
+                fit = train.fit(cohort, images.train, [run.config for run in runs], number, bars.epoch)
             except train.Diverged as error:  # those runs end alone; the others do this round again without them
                 diverged += [(runs[place], error) for place in error.runs]
                 kept = [place for place in range(len(runs)) if place not in error.runs]

@@ -86,6 +86,7 @@ def _train_surrogate(net, config, dataset, epochs, device, say):
     settings = dataclasses.replace(
         config, optimizer="adam", lr=1e-3, batch_size=128, weight_decay=0.0, end_iter=epochs, rewind_epoch=0,
         warmup_steps=0, lr_drops="", precision="fp32", augment=False, valid_freq=1, valid_steps=0,
+        order_seed=stream(config.attack_seed, "surrogate order"),
     )  # fmt: skip
     split = data.split(len(dataset.train_labels), 1 / 12, stream(config.attack_seed, "surrogate split"))
     train_index, val_index = (torch.from_numpy(part)[None].to(device) for part in split)
@@ -100,7 +101,7 @@ def _train_surrogate(net, config, dataset, epochs, device, say):
             if bar.disable and (epoch + 1) % max(1, epochs // 5) == 0:  # a log is told now and then that work goes on
                 say(f"  surrogate epoch {epoch + 1} of {epochs}: loss {last['train_loss']:.4f}, validation {last['val_accuracy']:.2f} %")
 
-        fit = train.fit(cohort, pool, settings, [stream(config.attack_seed, "surrogate order")], 0, on_epoch)
+        fit = train.fit(cohort, pool, [settings], 0, on_epoch)
     return cohort.unstack(fit.best)[0]
 
 

@@ -14,15 +14,14 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 from torch.func import functional_call
-from torch.optim.adam import adam
-from torch.optim.sgd import sgd
 
 import attacks
 import pruning
 from config import attack_settings
-from utils import permutation, stream
+from step import Replay, Stepper
 
-EVAL_BATCH = 1000
+EVAL_BATCH = 1000  # images of a run at a time in evaluation
+EVAL_IMAGES = 16_000  # of all runs of a cohort at a time, so that their activations fit
 ATTACK_BATCH = 64  # images of an iterative attack on a CPU: measured fastest of 32 to 256 for the CNN; a GPU takes EVAL_BATCH
 
 
@@ -129,36 +128,37 @@ class Fit:
     rewind: dict | None  # after epoch config.rewind_epoch of round 0
 
 
-def fit(cohort, data, config, seeds, round_number, on_epoch=lambda epoch, rows: None):
+def fit(cohort, data, configs, round_number, on_epoch=lambda epoch, rows: None):
     """Train the cohort from its present weights to the end of its last epoch; returns a Fit.
 
-    config: the settings that the runs share; seeds: R order seeds. Rounds after 0 of a net that
+    configs: each run's, which differ only in what a cohort's runs may have for their own. Rounds after 0 of a net that
     was rewound to epoch k start at epoch k. Diverged if a training loss is not finite.
     """
+    config, device = configs[0], data.images.device
     first = config.rewind_epoch if round_number else 0
-    steps = len(batch_bounds(data.train_index.shape[1], config.batch_size))
-    optimizer = Optimizer(cohort.params, cohort.masks, config)
-    best, best_accuracy, rewind, rows = cohort.state(), torch.full((cohort.size,), -1.0, dtype=torch.double), None, [[] for _ in seeds]
-    best_accuracy = best_accuracy.to(data.images.device)
+    online = (lambda images, labels: attack_online(cohort, images, labels, config)) if config.attack_mode == "online" else None
+    stepper = Stepper(cohort, data, configs, online)
+    steps = stepper.steps
+    found = torch.empty(2, cohort.size, dtype=torch.double, device=device)  # validation loss and accuracy
+    look = Replay(lambda: torch.stack(validate(cohort, data, online), out=found), device)
+    best, best_accuracy, rewind, rows = cohort.state(), torch.full_like(found[1], -1.0), None, [[] for _ in configs]
     pending, counted = torch.empty(0, cohort.size), first * steps  # training losses since the last validation
     for epoch in range(first, config.end_iter):
-        batches = epoch_batches(data, config, seeds, round_number, epoch)
-        losses = torch.empty(steps, cohort.size, device=data.images.device)
+        stepper.start(round_number, epoch)
         checks = []  # (iteration, validation loss, accuracy), left on the device until the epoch is over
         cohort.model.train()
-        for step, (images, labels) in enumerate(batches(cohort)):
-            if config.attack_mode == "online":
-                images = attack_online(cohort, images, labels, config)
+        for step in range(steps):
+            stepper.step(step)
             iteration = epoch * steps + step + 1
-            losses[step] = train_step(cohort, images, labels, optimizer, learning_rate(config, iteration, epoch))
             if is_due(config, iteration, steps):
-                loss, accuracy = validate(cohort, data, config)
+                look()
+                loss, accuracy = found.clone()
                 keep_best(best, cohort, accuracy > best_accuracy)
                 best_accuracy = torch.maximum(best_accuracy, accuracy)
                 checks.append((iteration, loss, accuracy))
                 cohort.model.train()
-        losses = losses.cpu()
-        _raise_if_diverged(losses, checks, [p.detach() for p in cohort.params.values()], round_number, epoch, config)
+        losses = stepper.losses.cpu()
+        _raise_if_diverged(losses, checks, [p.detach() for p in cohort.params.values()], round_number, epoch, configs)
         pending = torch.cat([pending, losses])
         for iteration, loss, accuracy in checks:
             count = iteration - counted
@@ -170,134 +170,11 @@ def fit(cohort, data, config, seeds, round_number, on_epoch=lambda epoch, rows: 
     return Fit(rows, best, rewind)
 
 
-def train_step(cohort, images, labels, optimizer, lr):
-    """One update of every run; returns the losses (R,) before it, on the device."""
-    losses = cohort.losses(images, labels)
-    # the runs share no weight, so the gradient of the sum is each run's own
-    gradients = torch.autograd.grad(losses.sum() if cohort.size > 1 else losses, list(cohort.params.values()))
-    # the fused optimisers read memory in order, and some gradients come in another order than their weights
-    gradients = [
-        gradient if gradient.stride() == param.stride() else torch.empty_like(param).copy_(gradient)
-        for gradient, param in zip(gradients, cohort.params.values(), strict=True)
-    ]
-    optimizer.step(gradients, lr)
-    return losses.detach()
-
-
-SPARSE = 0.25  # below this density a step gathers the alive weights; above it, masking all of them is faster (measured on fc1)
-
-
-class Optimizer:
-    """Adam (Kingma & Ba 2015) or SGD with momentum, by torch.optim's own functions, fused; pruned weights never change.
-
-    Called without torch.optim's classes, whose bookkeeping is a tenth of a step of a small net. Of a layer with few
-    weights alive only those are kept and updated, so the work shrinks with the density.
-    """
-
-    def __init__(self, params, masks, config):
-        self.config, self.targets, self.masks, self.alive = config, list(params.values()), [], []
-        for name, param in params.items():
-            mask = masks.get(name)
-            sparse = mask is not None and param.is_contiguous() and mask.float().mean() < SPARSE
-            self.alive.append(mask.reshape(-1).nonzero().squeeze(1) if sparse else None)
-            # a layer with nothing pruned yet needs no mask
-            self.masks.append(mask.float() if mask is not None and not sparse and not mask.all() else None)
-        self.params = [p.detach() if a is None else p.detach().view(-1)[a] for p, a in zip(self.targets, self.alive, strict=True)]
-        is_adam = config.optimizer == "adam"
-        self.first = [torch.zeros_like(p) for p in self.params] if is_adam else [None] * len(self.params)
-        self.second = [torch.zeros_like(p) for p in self.params] if is_adam else []
-        self.steps = [torch.zeros((), device=p.device) for p in self.params]
-
-    @torch.no_grad()
-    def step(self, gradients, lr):
-        """Update the parameters in place with these gradients, in the parameters' order; they may be overwritten."""
-        config, ready = self.config, []
-        for gradient, mask, alive in zip(gradients, self.masks, self.alive, strict=True):
-            if alive is not None:
-                gradient = gradient.view(-1).index_select(0, alive)
-            elif mask is not None:
-                gradient.mul_(mask)
-            ready.append(gradient)
-        if config.optimizer == "adam":
-            adam(
-                self.params, ready, self.first, self.second, [], self.steps, fused=True, amsgrad=False,
-                beta1=0.9, beta2=0.999, lr=lr, weight_decay=config.weight_decay, eps=1e-8, maximize=False,
-            )  # fmt: skip
-        else:
-            sgd(
-                self.params, ready, self.first, fused=True, weight_decay=config.weight_decay,
-                momentum=config.momentum, lr=lr, dampening=0.0, nesterov=False, maximize=False,
-            )  # fmt: skip
-        for target, param, alive in zip(self.targets, self.params, self.alive, strict=True):
-            if alive is not None:
-                target.view(-1).index_copy_(0, alive, param)
-
-
-def learning_rate(config, iteration, epoch):
-    """Linear warm-up over config.warmup_steps, then a tenth after each epoch in config.lr_drops."""
-    warm = min(1.0, iteration / config.warmup_steps) if config.warmup_steps else 1.0
-    drops = sum(epoch >= int(at) for at in config.lr_drops.split(",") if at)
-    return config.lr * warm * 0.1**drops
-
-
 def is_due(config, iteration, steps):
     """Whether to validate now: each valid_steps steps, or each valid_freq epochs; always at the very end."""
     if iteration == config.end_iter * steps:
         return True
     return iteration % (config.valid_steps or config.valid_freq * steps) == 0
-
-
-def epoch_batches(data, config, seeds, round_number, epoch):
-    """A function of the cohort that yields this epoch's (images, labels), the last batch as short as it comes.
-
-    Order and crops are drawn from each run's own streams (seed, name, round, epoch).
-    """
-    count, device = data.train_index.shape[1], data.images.device
-    order = torch.stack([permutation(count, seed, "order", round_number, epoch) for seed in seeds]).to(device)
-    order = data.train_index.gather(1, order)  # (R, N) positions in the pool
-    shifts = None
-    if config.augment:
-        shifts = torch.stack([crop_and_flip_draws(count, seed, round_number, epoch) for seed in seeds]).to(device)
-
-    def batches(cohort):
-        # dropout and the random starts of online attacks draw from torch's own generator
-        torch.manual_seed(stream(seeds[0], "dropout", round_number, epoch))
-        for start, end in batch_bounds(count, config.batch_size):
-            index = cohort.select(order[:, start:end])
-            images = data.images[index]
-            if shifts is not None:
-                images = crop_and_flip(images, cohort.select(shifts[:, start:end]))
-            yield images, data.labels[index]
-
-    return batches
-
-
-def batch_bounds(count, batch_size):
-    """(start, end) of each batch; the last is as short as it comes, but an image alone, which batch-norm refuses, joins the batch before."""
-    bounds = [(start, min(start + batch_size, count)) for start in range(0, count, batch_size)]
-    if len(bounds) > 1 and bounds[-1][1] - bounds[-1][0] == 1 < batch_size:
-        bounds[-2:] = [(bounds[-2][0], count)]
-    return bounds
-
-
-def crop_and_flip_draws(count, seed, round_number, epoch, padding=4):
-    """(N, 3) whole numbers an image: rows and columns to shift by, 0 to 2 * padding, and 1 to flip."""
-    generator = torch.Generator().manual_seed(stream(seed, "augment", round_number, epoch))
-    shift = torch.randint(0, 2 * padding + 1, (count, 2), generator=generator)
-    return torch.cat([shift, torch.randint(0, 2, (count, 1), generator=generator)], dim=1)
-
-
-def crop_and_flip(images, draws, padding=4):
-    """Each image (..., C, H, W) shifted within a border of zeros and flipped as its draws (..., 3) say."""
-    shape = images.shape
-    images, draws = images.flatten(0, -4), draws.flatten(0, -2)
-    height, width = shape[-2:]
-    rows = draws[:, 0, None] + torch.arange(height, device=images.device)  # (B, H)
-    columns = torch.arange(width, device=images.device).expand(len(draws), width)
-    columns = draws[:, 1, None] + torch.where(draws[:, 2, None] == 1, columns.flip(1), columns)  # (B, W)
-    padded = F.pad(images, [padding] * 4).permute(0, 2, 3, 1)
-    each = torch.arange(len(images), device=images.device)[:, None, None]
-    return padded[each, rows[:, :, None], columns[:, None, :]].permute(0, 3, 1, 2).reshape(shape)
 
 
 @torch.no_grad()
@@ -319,24 +196,23 @@ def evaluate(cohort, images, labels, index=None, change=None):
         index = torch.arange(len(labels), device=labels.device).expand(cohort.size, -1)
     cohort.model.eval()
     loss, hits = (torch.zeros(cohort.size, device=labels.device) for _ in range(2))
-    for start in range(0, index.shape[1], EVAL_BATCH):
-        chosen = cohort.select(index[:, start : start + EVAL_BATCH])
+    size = max(1, min(EVAL_BATCH, EVAL_IMAGES // cohort.size))
+    for start in range(0, index.shape[1], size):
+        chosen = cohort.select(index[:, start : start + size])
         batch, target = images[chosen], labels[chosen]
         logits = cohort.logits(change(batch, target) if change else batch)
         each = F.cross_entropy(logits.flatten(0, -2), target.flatten(), reduction="none")
         loss += each.view(cohort.size, -1).sum(1)
         hits += (logits.argmax(-1) == target).view(cohort.size, -1).sum(1)
-    return loss / index.shape[1], 100 * hits.double() / index.shape[1]
+    return loss.double() / index.shape[1], 100 * hits.double() / index.shape[1]
 
 
-def validate(cohort, data, config):
+def validate(cohort, data, change=None):
     """Mean cross-entropy and accuracy (R,) on the validation images, with the share of them attacked that the training images have.
 
-    A static attack is in the index already; online, the first round(mix_ratio * V) are attacked against the present nets.
+    A static attack is in the index already; online, `change` attacks each batch against the present nets.
     """
-    if config.attack_mode == "static":
-        return evaluate(cohort, data.images, data.labels, data.val_index)
-    return evaluate(cohort, data.images, data.labels, data.val_index, lambda images, labels: attack_online(cohort, images, labels, config))
+    return evaluate(cohort, data.images, data.labels, data.val_index, change)
 
 
 def attack_online(cohort, images, labels, config):
@@ -383,21 +259,24 @@ def attack_whitebox(cohort, settings, images, labels, index):
     return 100 * hits.double() / len(labels), length / changed.clamp_min(1), 100 * unmoved / len(labels)
 
 
-def _raise_if_diverged(losses, checks, state, round_number, epoch, config):
+def _raise_if_diverged(losses, checks, params, round_number, epoch, configs):
     """Look at an epoch's losses (steps, R), its validation losses and the weights after it."""
     where = f"round {round_number}, epoch {epoch + 1}"
-    hint = f"a smaller --lr (now {config.lr:g}) or another --init may train"
+
+    def fail(what, runs):
+        raise Diverged(f"{what}: a smaller --lr (now {configs[runs[0]].lr:g}) or another --init may train", runs)
+
     bad = (~torch.isfinite(losses)).nonzero()
     if len(bad):
         step, run = bad[0].tolist()
-        what = f"the training loss is {losses[step, run].item()} in {where}, step {step + 1}"
-        raise Diverged(f"{what}: {hint}", sorted(set(bad[:, 1].tolist())))
+        others = sorted({other for _, other in bad.tolist()} - {run})
+        fail(f"the training loss is {losses[step, run].item()} in {where}, step {step + 1}", [run, *others])
     for _, loss, _ in checks:
         if not torch.isfinite(loss).all():
-            raise Diverged(f"the validation loss is not a number in {where}: {hint}", (~torch.isfinite(loss)).nonzero().flatten().tolist())
-    finite = torch.stack([torch.isfinite(tensor.reshape(losses.shape[1], -1)).all(1) for tensor in state]).all(0)
+            fail(f"the validation loss is not a number in {where}", (~torch.isfinite(loss)).nonzero().flatten().tolist())
+    finite = torch.stack([torch.isfinite(tensor.reshape(losses.shape[1], -1)).all(1) for tensor in params]).all(0)
     if not finite.all():
-        raise Diverged(f"a weight is not a number after {where}: {hint}", (~finite).nonzero().flatten().tolist())
+        fail(f"a weight is not a number after {where}", (~finite).nonzero().flatten().tolist())
 
 
 def _append_rows(rows, epoch, iteration, train_loss, val_loss, accuracy):

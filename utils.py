@@ -47,6 +47,21 @@ def permutation(n, seed, *name):
     return torch.randperm(n, generator=torch.Generator().manual_seed(stream(seed, *name)))
 
 
+def shuffled(count, seeds, device):
+    """A random order of range(count) for each seed (63 bits), (R, count) int64: drawn on `device`, and the same on every device.
+
+    Sorts the numbers that SplitMix64 (Steele, Lea & Flood 2014) counts off from each seed.
+    """
+    import torch
+
+    def mix(x, shift, factor):  # int64 wraps around, and its shift to the right copies the sign, which the mask removes
+        return (x ^ ((x >> shift) & ((1 << (64 - shift)) - 1))) * factor
+
+    weyl, first, second = 0x9E3779B97F4A7C15 - 2**64, 0xBF58476D1CE4E5B9 - 2**64, 0x94D049BB133111EB - 2**64
+    x = torch.tensor(seeds, device=device)[:, None] + torch.arange(1, count + 1, device=device) * weyl
+    return mix(mix(mix(x, 30, first), 27, second), 31, 1).argsort(dim=1, stable=True)
+
+
 def eval_examples(total, count):
     """Positions of the `count` of `total` test images that iterative attacks are tried on: the same for every run."""
     return permutation(total, 0, "eval examples")[:count].sort().values

@@ -10,11 +10,18 @@ from torch import nn
 
 import archs
 import pruning
+import step
 import train
 from config import RunConfig, attack_settings
+from utils import shuffled, stream
 
 CPU = torch.device("cpu")
 CONFIG = dataclasses.replace(RunConfig(), end_iter=2, batch_size=50, lr=1e-3)
+
+
+def ordered(config, *seeds):
+    """This configuration once for each order seed."""
+    return [dataclasses.replace(config, order_seed=seed) for seed in seeds]
 
 
 def small_net(channels=1):
@@ -51,12 +58,12 @@ def test_a_cohort_of_three_equals_three_runs(optimizer, augment):
     config = dataclasses.replace(CONFIG, optimizer=optimizer, augment=augment, weight_decay=1e-3, lr=0.01)
     data, begin, masks = make_data(3), states(3), half_masks(3)
     cohort = train.Cohort(small_net(), begin, masks, CPU)
-    together = train.fit(cohort, data, config, [11, 12, 13], 1)
+    together = train.fit(cohort, data, ordered(config, 11, 12, 13), 1)
     ends = cohort.unstack(cohort.state())
     for run in range(3):
         alone = train.Cohort(small_net(), [begin[run]], [masks[run]], CPU)
         own = train.Data(data.images, data.labels, data.train_index[run : run + 1], data.val_index[run : run + 1])
-        fit = train.fit(alone, own, config, [11 + run], 1)
+        fit = train.fit(alone, own, ordered(config, 11 + run), 1)
         for name, value in alone.unstack(alone.state())[0].items():
             assert torch.allclose(value, ends[run][name], atol=2e-5), name
         for name, value in alone.unstack(fit.best)[0].items():
@@ -71,7 +78,7 @@ def test_pruned_weights_are_exactly_zero_after_any_number_of_steps(optimizer, de
     config = dataclasses.replace(CONFIG, optimizer=optimizer, weight_decay=1e-2, momentum=0.9, lr=0.05)
     masks = half_masks(1, density)
     cohort = train.Cohort(small_net(), states(1), masks, CPU)
-    train.fit(cohort, make_data(), config, [0], 0)
+    train.fit(cohort, make_data(), ordered(config, 0), 0)
     for name, mask in masks[0].items():
         assert not cohort.params[name][~mask].any()
         assert cohort.params[name][mask].all()
@@ -81,7 +88,7 @@ def test_negative_weights_train_too():
     """Defect: gradients were zeroed where weight < 1e-6, without abs, which froze every negative weight."""
     begin, masks = states(1), half_masks(1)
     cohort = train.Cohort(small_net(), begin, masks, CPU)
-    train.fit(cohort, make_data(), CONFIG, [0], 0)
+    train.fit(cohort, make_data(), ordered(CONFIG, 0), 0)
     for name, mask in masks[0].items():
         negative = mask & (begin[0][name] < 0)
         assert negative.any() and (cohort.params[name][negative] != begin[0][name][negative]).all()
@@ -92,14 +99,14 @@ def test_r1_equals_a_plain_training_loop_with_torchs_optimizer(optimizer):
     config = dataclasses.replace(CONFIG, optimizer=optimizer, weight_decay=1e-3)
     data = make_data()
     cohort = train.Cohort(small_net(), states(1), [pruning.ones(small_net())], CPU)
-    fit = train.fit(cohort, data, config, [5], 0)
+    fit = train.fit(cohort, data, ordered(config, 5), 0)
     net = small_net()
     net.load_state_dict(states(1)[0])
     make = {"adam": torch.optim.Adam, "sgd": partial(torch.optim.SGD, momentum=0.9)}[optimizer]
     optimizer = make(net.parameters(), lr=config.lr, weight_decay=1e-3)
     for epoch in range(2):
         net.train()
-        order = data.train_index[0][train.permutation(130, 5, "order", 0, epoch)]
+        order = data.train_index[0][shuffled(130, [stream(5, "order", 0, epoch)], CPU)[0]]
         for part in order.split(50):
             optimizer.zero_grad()
             F.cross_entropy(net(data.images[part]), data.labels[part]).backward()
@@ -116,7 +123,11 @@ def test_an_epoch_shows_every_image_once_the_short_last_batch_included():
     """Defect: the last batch was dropped but the sum divided by the full length, which capped accuracy at 99.6 %."""
     data = make_data()
     cohort = train.Cohort(small_net(), states(1), [pruning.ones(small_net())], CPU)
-    batches = list(train.epoch_batches(data, CONFIG, [0], 0, 0)(cohort))
+    batches = []
+    stepper = step.Stepper(cohort, data, ordered(CONFIG, 0), lambda images, labels: batches.append((images, labels)) or images)
+    stepper.start(0, 0)
+    for number in range(stepper.steps):
+        stepper.step(number)
     assert [len(labels) for _, labels in batches] == [50, 50, 30]
     seen = torch.cat([images for images, _ in batches]).flatten(1).sum(1).sort().values
     assert torch.allclose(seen, data.images[data.train_index[0]].flatten(1).sum(1).sort().values)
@@ -136,7 +147,7 @@ def test_the_last_epoch_is_validated_whatever_valid_freq():
     config = dataclasses.replace(CONFIG, end_iter=5, valid_freq=2)
     data = make_data()
     cohort = train.Cohort(small_net(), states(1), [pruning.ones(small_net())], CPU)
-    rows = train.fit(cohort, data, config, [0], 0).rows[0]
+    rows = train.fit(cohort, data, ordered(config, 0), 0).rows[0]
     assert [row["epoch"] for row in rows] == [2, 4, 5]
     assert rows[-1]["val_accuracy"] == pytest.approx(train.evaluate(cohort, data.images, data.labels, data.val_index)[1].item())
 
@@ -144,14 +155,14 @@ def test_the_last_epoch_is_validated_whatever_valid_freq():
 def test_validation_by_steps():
     config = dataclasses.replace(CONFIG, valid_steps=2)
     cohort = train.Cohort(small_net(), states(1), [pruning.ones(small_net())], CPU)
-    assert [row["iteration"] for row in train.fit(cohort, make_data(), config, [0], 0).rows[0]] == [2, 4, 6]
+    assert [row["iteration"] for row in train.fit(cohort, make_data(), ordered(config, 0), 0).rows[0]] == [2, 4, 6]
 
 
 def test_best_weights_are_those_of_the_highest_validation_accuracy():
     config = dataclasses.replace(CONFIG, end_iter=6, lr=0.05)
     data = make_data()
     cohort = train.Cohort(small_net(), states(1), [pruning.ones(small_net())], CPU)
-    fit = train.fit(cohort, data, config, [0], 0)
+    fit = train.fit(cohort, data, ordered(config, 0), 0)
     cohort.load(fit.best)
     accuracy = train.evaluate(cohort, data.images, data.labels, data.val_index)[1].item()
     assert accuracy == pytest.approx(max(row["val_accuracy"] for row in fit.rows[0]))
@@ -162,7 +173,7 @@ def test_a_round_does_not_depend_on_what_ran_before():
     for before in (0, 3):
         torch.rand(before)
         cohort = train.Cohort(small_net(), states(1), half_masks(1), CPU)
-        train.fit(cohort, make_data(), CONFIG, [4], 2)
+        train.fit(cohort, make_data(), ordered(CONFIG, 4), 2)
         results.append(cohort.state())
     assert all(torch.equal(results[0][name], results[1][name]) for name in results[0])
 
@@ -171,12 +182,12 @@ def test_a_rewound_net_trains_from_its_epoch_on():
     config = dataclasses.replace(CONFIG, end_iter=4, rewind_epoch=1)
     data = make_data()
     dense = train.Cohort(small_net(), states(1), [pruning.ones(small_net())], CPU)
-    fit = train.fit(dense, data, config, [0], 0)
+    fit = train.fit(dense, data, ordered(config, 0), 0)
     one_epoch = train.Cohort(small_net(), states(1), [pruning.ones(small_net())], CPU)
-    train.fit(one_epoch, data, dataclasses.replace(CONFIG, end_iter=1), [0], 0)
+    train.fit(one_epoch, data, ordered(dataclasses.replace(CONFIG, end_iter=1), 0), 0)
     assert all(torch.equal(value, fit.rewind[name]) for name, value in one_epoch.state().items())
     later = train.Cohort(small_net(), [fit.rewind], [pruning.ones(small_net())], CPU)
-    assert [row["epoch"] for row in train.fit(later, data, config, [0], 1).rows[0]] == [2, 3, 4]
+    assert [row["epoch"] for row in train.fit(later, data, ordered(config, 0), 1).rows[0]] == [2, 3, 4]
 
 
 def test_a_loss_that_is_not_a_number_stops_and_says_where():
@@ -184,25 +195,25 @@ def test_a_loss_that_is_not_a_number_stops_and_says_where():
     data.images[data.train_index[0, 0]] = float("nan")
     cohort = train.Cohort(small_net(), states(1), [pruning.ones(small_net())], CPU)
     with pytest.raises(train.Diverged, match=r"loss is nan in round 2, epoch 1, step \d"):
-        train.fit(cohort, data, CONFIG, [0], 2)
+        train.fit(cohort, data, ordered(CONFIG, 0), 2)
 
 
 def test_the_learning_rate_warms_up_and_drops_the_same_in_every_round():
     """Defect: the learning rate of round 0 differed from later rounds."""
-    config = dataclasses.replace(CONFIG, lr=1.0, warmup_steps=4, lr_drops="2,3")
-    rates = [train.learning_rate(config, *at) for at in [(1, 0), (4, 0), (9, 1), (10, 2), (20, 3)]]
+    config = dataclasses.replace(CONFIG, warmup_steps=4, lr_drops="2,3")
+    rates = [step.schedule_factor(config, *at) for at in [(1, 0), (4, 0), (9, 1), (10, 2), (20, 3)]]
     assert rates == pytest.approx([0.25, 1, 1, 0.1, 0.01])
 
 
 def test_crop_and_flip_is_the_plain_loop():
     images = torch.rand(20, 3, 9, 7)
-    draws = train.crop_and_flip_draws(20, 0, 0, 0)
+    draws = step.crop_and_flip_draws(20, 0, 0, 0)
     expected = []
     for image, (row, column, flip) in zip(images, draws.tolist(), strict=True):
         padded = F.pad(image, [4] * 4)[:, row : row + 9, column : column + 7]
         expected.append(padded.flip(2) if flip else padded)
-    assert torch.equal(train.crop_and_flip(images, draws), torch.stack(expected))
-    stacked = train.crop_and_flip(images.view(2, 10, 3, 9, 7), draws.view(2, 10, 3))
+    assert torch.equal(step.crop_and_flip(images, draws), torch.stack(expected))
+    stacked = step.crop_and_flip(images.view(2, 10, 3, 9, 7), draws.view(2, 10, 3))
     assert torch.equal(stacked.flatten(0, 1), torch.stack(expected))
 
 
@@ -242,7 +253,7 @@ def test_online_training_makes_the_net_robust():
     found = []
     for config in (dataclasses.replace(CONFIG, end_iter=15, lr=5e-3), dataclasses.replace(online(epsilon=0.15), end_iter=15, lr=5e-3)):
         cohort = train.Cohort(small_net(), states(1), [pruning.ones(small_net())], CPU)
-        train.fit(cohort, data, config, [0], 0)
+        train.fit(cohort, data, ordered(config, 0), 0)
         found.append(train.attack_whitebox(cohort, settings, images, labels, torch.arange(400).numpy())[0].item())
     assert found[1] > found[0] + 10, found
 
@@ -251,10 +262,10 @@ def test_an_online_cohort_equals_its_runs():
     data, begin, masks = make_data(2), states(2), half_masks(2)
     config = dataclasses.replace(online(), optimizer="sgd")
     cohort = train.Cohort(small_net(), begin, masks, CPU)
-    train.fit(cohort, data, config, [0, 1], 0)
+    train.fit(cohort, data, ordered(config, 0, 1), 0)
     for run in range(2):
         alone = train.Cohort(small_net(), [begin[run]], [masks[run]], CPU)
-        train.fit(alone, train.Data(data.images, data.labels, data.train_index[run : run + 1], data.val_index[run : run + 1]), config, [run], 0)
+        train.fit(alone, train.Data(data.images, data.labels, data.train_index[run : run + 1], data.val_index[run : run + 1]), ordered(config, run), 0)
         for name, value in alone.state().items():
             assert torch.allclose(value.float(), cohort.state()[name][run].float(), atol=1e-4), name
 
@@ -263,7 +274,7 @@ def test_bf16_trains_nearly_as_fp32_and_keeps_its_weights_in_fp32():
     ends = []
     for precision in ("fp32", "bf16"):
         cohort = train.Cohort(small_net(), states(1), half_masks(1), CPU, precision)
-        train.fit(cohort, make_data(), dataclasses.replace(CONFIG, optimizer="sgd"), [0], 0)
+        train.fit(cohort, make_data(), ordered(dataclasses.replace(CONFIG, optimizer="sgd"), 0), 0)
         ends.append(cohort.state())
     for name, value in ends[0].items():
         assert ends[1][name].dtype == value.dtype and torch.allclose(value.float(), ends[1][name].float(), atol=2e-2), name
@@ -276,22 +287,24 @@ def test_bf16_trains_nearly_as_fp32_and_keeps_its_weights_in_fp32():
 def test_gathering_the_alive_weights_is_masking_them(optimizer, runs, monkeypatch):
     ends = []
     for threshold in (0.0, 1.1):
-        monkeypatch.setattr(train, "SPARSE", threshold)
+        monkeypatch.setattr(step, "SPARSE", threshold)
         cohort = train.Cohort(small_net(), states(runs), half_masks(runs, 0.2), CPU)
-        train.fit(cohort, make_data(runs), dataclasses.replace(CONFIG, optimizer=optimizer, weight_decay=1e-3), list(range(runs)), 0)
+        train.fit(cohort, make_data(runs), ordered(dataclasses.replace(CONFIG, optimizer=optimizer, weight_decay=1e-3), *range(runs)), 0)
         ends.append(cohort.state())
     assert all(torch.allclose(value.float(), ends[1][name].float(), atol=1e-6) for name, value in ends[0].items())
 
 
 def test_an_image_alone_joins_the_batch_before_it():
-    assert train.batch_bounds(121, 60) == [(0, 60), (60, 121)]
-    assert train.batch_bounds(130, 60) == [(0, 60), (60, 120), (120, 130)]
-    assert train.batch_bounds(1, 60) == [(0, 1)] and train.batch_bounds(3, 1) == [(0, 1), (1, 2), (2, 3)]
+    assert step.batch_bounds(121, 60) == [(0, 60), (60, 121)]
+    assert step.batch_bounds(130, 60) == [(0, 60), (60, 120), (120, 130)]
+    assert step.batch_bounds(1, 60) == [(0, 1)] and step.batch_bounds(3, 1) == [(0, 1), (1, 2), (2, 3)]
 
 
 def test_training_loss_is_the_mean_since_the_last_validation():
     every, second = (
-        train.fit(train.Cohort(small_net(), states(1), half_masks(1), CPU), make_data(), dataclasses.replace(CONFIG, end_iter=4, valid_freq=freq), [0], 0)
+        train.fit(
+            train.Cohort(small_net(), states(1), half_masks(1), CPU), make_data(), ordered(dataclasses.replace(CONFIG, end_iter=4, valid_freq=freq), 0), 0
+        )
         for freq in (1, 2)
     )
     every, second = every.rows[0], second.rows[0]
@@ -305,7 +318,7 @@ def test_dropout_nets_repeat_and_refuse_to_share():
     ends = []
     for _ in range(2):
         cohort = train.Cohort(net, begin, masks, CPU)
-        train.fit(cohort, make_data(), CONFIG, [0], 0)
+        train.fit(cohort, make_data(), ordered(CONFIG, 0), 0)
         ends.append(cohort.state()["1.weight"])
     assert torch.equal(*ends)
     with pytest.raises(ValueError, match="cohorts of one"):
@@ -319,10 +332,10 @@ def test_real_networks_train_as_cohorts():
         begin = [archs.build(name, (1, 28, 28), 3, ([0.5], [0.3]), seed=s).state_dict() for s in (0, 1)]
         config = dataclasses.replace(CONFIG, batch_size=20, end_iter=1, optimizer="sgd")
         cohort = train.Cohort(net, begin, [pruning.ones(net)] * 2, CPU)
-        train.fit(cohort, data, config, [0, 1], 0)
+        train.fit(cohort, data, ordered(config, 0, 1), 0)
         for run in range(2):
             alone = train.Cohort(net, [begin[run]], [pruning.ones(net)], CPU)
-            train.fit(alone, train.Data(data.images, data.labels, data.train_index[run : run + 1], data.val_index[run : run + 1]), config, [run], 0)
+            train.fit(alone, train.Data(data.images, data.labels, data.train_index[run : run + 1], data.val_index[run : run + 1]), ordered(config, run), 0)
             for key, value in alone.state().items():
                 assert torch.allclose(value.float(), cohort.state()[key][run].float(), atol=1e-4), (name, key)
 
@@ -334,6 +347,6 @@ def test_every_network_takes_a_training_step(name, shape):
     cohort = train.Cohort(net, [net.state_dict()], [pruning.ones(net)], CPU)
     cohort.model.train()
     before = cohort.state()
-    optimizer = train.Optimizer(cohort.params, cohort.masks, CONFIG)
-    loss = train.train_step(cohort, torch.rand(4, *shape), torch.tensor([0, 1, 2, 0]), optimizer, 1e-3)
+    optimizer = step.Optimizer(cohort.params, cohort.masks, [CONFIG])
+    loss = step.train_step(cohort, torch.rand(4, *shape), torch.tensor([0, 1, 2, 0]), optimizer, torch.tensor([1e-3]))
     assert torch.isfinite(loss) and all(not torch.equal(before[name], cohort.params[name]) for name in cohort.masks)
