@@ -9,6 +9,7 @@ a mistyped flag answer at once.
 
 import argparse
 import dataclasses
+import glob
 import itertools
 import json
 import math
@@ -66,7 +67,9 @@ class AttackSettings:
         return ATTACKS[self.attack][self.norm]
 
 
-PRUNE_TYPES = ("lt", "reinit")
+PRUNE_TYPES = ("lt", "reinit", "shuffle", "random", "finetune")
+REWINDING = ("lt", "shuffle", "random")  # which go back to theta_0, or with --rewind_epoch to a later epoch
+CRITERIA = ("magnitude", "snip", "grasp", "synflow")
 INITS = ("glorot_normal", "glorot_uniform", "kaiming_normal", "kaiming_uniform", "orthogonal", "torch")
 
 
@@ -111,7 +114,12 @@ def flag(default, why, kind=None, group="experiment", names=None, result=True):
 class RunConfig:
     """One run, whole. None means: derived from the other flags by `resolve`."""
 
-    prune_type: str = flag("lt", "lt rewinds to theta_0 (a ticket); reinit draws fresh weights under the same masks (its control)", names=PRUNE_TYPES)
+    prune_type: str = flag(
+        "lt",
+        "lt rewinds to theta_0 (a ticket). Its controls: reinit draws fresh weights under the same masks; shuffle keeps theta_0 and permutes the "
+        "masks within each layer; random keeps theta_0 and removes random weights; finetune prunes alike and goes on with the trained weights",
+        names=PRUNE_TYPES,
+    )
     arch_type: str = flag("fc1", "the network", names=tuple(ARCHS))
     dataset: str = flag("digits", f"{', '.join(data.DATASETS)}, or NAME for <data_dir>/NAME.npz; NAME_fgsm_attack is NAME with --attack=fgsm")
     prune_percent: float = flag(10.0, "percent of the weights still alive that each round removes")
@@ -126,7 +134,22 @@ class RunConfig:
     prune_schedule: str = flag(
         "iterative", "iterative: train, prune, rewind, again; oneshot: prune the dense net to each density", "", "pruning", ("iterative", "oneshot")
     )
-    rewind_epoch: int = flag(0, "lt rewinds to the weights after this epoch of round 0 and trains from there; 0 is theta_0", group="pruning")
+    criterion: str = flag(
+        "magnitude",
+        "which weights go: the smallest trained ones, or by SNIP, GraSP or SynFlow at theta_0, before any training",
+        "",
+        "pruning",
+        CRITERIA,
+    )
+    ticket: str = flag(
+        None,
+        "FOLDER[@ROUND]: take the masks and theta_0 of that run, round by round or of one round, instead of pruning; a folder pattern that one run "
+        "matches will do, and {seed} in it is --seed",
+        str,
+        "pruning",
+        result=False,
+    )
+    rewind_epoch: int = flag(0, "lt, shuffle and random rewind to the weights after this epoch of round 0 and train from there; 0 is theta_0", group="pruning")
 
     attack: str = flag(None, "the attack that makes the attacked images (default: the data set's suffix, else none)", str, "attack", tuple(ATTACKS))
     mix_ratio: float = flag(None, "share of the training images that are attacked, 0 to 1 (default: 1 with an attack, else 0)", number, "attack")
@@ -176,6 +199,8 @@ class RunConfig:
     print_freq: int = flag(1, "refresh the progress bar each so many epochs", group="machine", result=False)
 
     data_id: str = flag("", "not a flag: which file an .npz data set is, so that another one of its name is another run")
+    ticket_arm: str = flag("", "not a flag: what run --ticket is, its seed left out, and the round")
+    ticket_seed: int = flag(None, "not a flag: the seed of that run", whole)
 
     def flags(self):
         """Every field as a plain dict, as config.json keeps it."""
@@ -188,8 +213,14 @@ class RunConfig:
     @property
     def run_name(self):
         """<dataset>-<arch>-<attack><mix>-<prune_type>-s<seed>-<hash8>: readable, and no two runs share it."""
-        images = f"{self.attack}{self.mix_ratio:g}" if self.attack else "clean"
-        return f"{self.dataset}-{self.arch_type}-{images}-{self.prune_type}-s{self.seed}-{hash8(self.results())}"
+        return f"{arm_name(self)}-s{self.seed}-{hash8(self.results())}"
+
+
+def arm_name(config):
+    """<dataset>-<arch>-<attack><mix>-<prune_type>, and what masks it has if they are not its own magnitudes'."""
+    images = f"{config.attack}{config.mix_ratio:g}" if config.attack else "clean"
+    masks = "_ticket" if config.ticket else "" if config.criterion == "magnitude" else f"_{config.criterion}"
+    return f"{config.dataset}-{config.arch_type}-{images}-{config.prune_type}{masks}"
 
 
 PRESETS = {
@@ -245,7 +276,7 @@ def make_parser():
     groups = {name: parser.add_argument_group(name, why) for name, why in GROUPS.items()}
     for item in dataclasses.fields(RunConfig):
         note, group = item.metadata, groups[item.metadata["group"]]
-        if item.name == "data_id":
+        if note["why"].startswith("not a flag"):
             continue
         default = "" if item.default in (None, "", False) else f" (default: {_show(item.default)})"
         why = note["why"].replace("%", "%%") + default
@@ -258,7 +289,7 @@ def make_parser():
         if note["names"]:
             why += f" [{', '.join(note['names'])}]"
         # what changes a result can be a list: the command runs the product of its lists
-        several = {"nargs": "+"} if note["result"] else {}
+        several = {"nargs": "+"} if note["result"] or item.name == "ticket" else {}
         kind = note["kind"] if note["kind"] in (number, whole) else nonempty
         group.add_argument(f"--{item.name}", type=kind, metavar=item.name.upper(), help=why, **several)
     groups["attack"].add_argument("--attack_rate", type=number, metavar="PERCENT", nargs="+", help="mix_ratio in percent")
@@ -341,6 +372,7 @@ def resolve(given):
     for name in given:
         choose("flag", name, known)
     _resolve_mix(given)
+    _resolve_ticket(given)
     config = RunConfig(**{key: None if isinstance(value, dict) else value for key, value in given.items()})
     config = dataclasses.replace(config, eval_attacks=tuple(config.eval_attacks))
     for item in dataclasses.fields(RunConfig):
@@ -386,6 +418,38 @@ def _resolve_mix(given):
         raise UserError(f"--mix_ratio={given['mix_ratio']:g}: a share between 0 and 1 is needed (--attack_rate is in percent)")
     if given["mix_ratio"] > 0 and not given.get("attack"):
         raise UserError(f"--mix_ratio={given['mix_ratio']:g} needs an attack: add --attack=fgsm or --dataset=..._fgsm_attack")
+
+
+def _resolve_ticket(given):
+    """The run that --ticket names: its place, who it is, and how it was pruned, which these flags take over."""
+    if not given.get("ticket"):
+        return
+    pattern, _, at = given["ticket"].replace("{seed}", str(given.get("seed", 0))).partition("@")
+    here = f"--ticket={given['ticket']}"
+    found = [pattern] if (Path(pattern) / "config.json").exists() else sorted(glob.glob(pattern))
+    if len(found) != 1:
+        raise UserError(f"{here}: {len(found) or 'no'} run folders match {pattern} where one is needed" + (f", such as {found[0]}" if found else ""))
+    folder = Path(found[0])
+    try:
+        source = json.loads((folder / "config.json").read_text(encoding="utf-8"))["flags"]
+        source = RunConfig(**{f.name: source.get(f.name, f.default) for f in dataclasses.fields(RunConfig)})
+        rounds = len(list((folder / "masks").glob("round_*.safetensors")))
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        raise UserError(f"{here}: {folder} is not a run folder ({error})") from None
+    if at and not (at.isdigit() and int(at) < rounds):
+        raise UserError(f"{here}: {folder} has rounds 0 to {rounds - 1}")
+    wanted = given.setdefault("prune_iterations", 1 if at else rounds)
+    if wanted > (1 if at else rounds):
+        raise UserError(f"--prune_iterations={wanted}: {here} has {'one round' if at else f'{rounds} rounds'}")
+    if given.get("arch_type", RunConfig.arch_type) != source.arch_type:
+        raise UserError(f"{here} is a ticket of {source.arch_type}: add --arch_type={source.arch_type}")
+    for name in ("prune_percent", "output_prune_percent", "prune_scope", "prune_schedule", "criterion"):
+        if given.get(name, getattr(source, name)) != getattr(source, name):
+            raise UserError(f"--{name}={given[name]}: the masks are those of {here}, where it is {getattr(source, name)}; leave it out")
+        given[name] = getattr(source, name)
+    arm = {name: value for name, value in source.results().items() if name not in ("seed", "order_seed", "ticket_seed")}
+    given |= {"ticket": str(folder) + (f"@{at}" if at else ""), "ticket_seed": source.seed}
+    given["ticket_arm"] = f"{arm_name(source)}-{hash8(arm)}" + (f"@{at}" if at else "")
 
 
 def _attack_defaults(config, given, in_shape):
@@ -466,8 +530,13 @@ def _check(config):
     for holds, name, right in rules:
         if not holds:
             raise UserError(f"--{name}={_show(getattr(config, name))}: {right} is needed")
-    if config.prune_type != "lt" and config.rewind_epoch:
-        raise UserError(f"--rewind_epoch={config.rewind_epoch} is for --prune_type=lt: {config.prune_type} rewinds to nothing")
+    if config.rewind_epoch and (config.prune_type not in REWINDING or config.ticket):
+        which = "--ticket rewinds to what its run did" if config.ticket else f"{config.prune_type} rewinds to nothing"
+        raise UserError(f"--rewind_epoch={config.rewind_epoch} is for --prune_type={'|'.join(REWINDING)}: {which}")
+    if config.prune_type in ("random", "finetune") and (config.ticket or config.criterion != "magnitude"):
+        own = f"--ticket={config.ticket}" if config.ticket else f"--criterion={config.criterion}"
+        right = "shuffle permutes its masks" if config.prune_type == "random" else "it needs trained weights to go on with"
+        raise UserError(f"--prune_type={config.prune_type} makes masks of its own and cannot take those of {own}: {right}")
 
 
 def _first(value, default):

@@ -11,6 +11,7 @@ from utils import cores
 OWN = {
     "lr", "prune_type", "seed", "order_seed", "prune_scope", "prune_percent", "output_prune_percent", "prune_schedule", "attack", "mix_ratio", "norm",
     "epsilon", "attack_steps", "attack_step_size", "confidence", "restarts", "attack_seed", "surrogate", "surrogate_epochs",
+    "criterion", "ticket", "ticket_arm", "ticket_seed",
 }  # fmt: skip
 
 

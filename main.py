@@ -87,7 +87,7 @@ def train_cohort(runs):
     import archs
     import data
     import pool
-    import pruning
+    import rewinding
 
     shared = runs[0].config
     if any(grid.shared_by_a_cohort(run) != grid.shared_by_a_cohort(runs[0]) for run in runs):
@@ -113,12 +113,13 @@ def train_cohort(runs):
     model = fresh(shared, 0)
     for run in runs:
         run.folder.check_fits(run.progress, model, run.config)
+        rewinding.check_ticket(run.config, model)
     surrogates = {run.config.surrogate for run in runs if run.config.surrogate}
     set_threads(shared.threads, small=all(is_small(arch) for arch in surrogates))
     images = pool.build_images([run.config for run in runs], dataset, device, tqdm.write)
     for run, report, samples in zip(runs, images.reports, images.samples, strict=True):
-        run.progress.theta0 = run.progress.theta0 or fresh(run.config, 0).state_dict()
-        run.progress.masks = run.progress.masks or pruning.ones(model)
+        run.progress.theta0 = run.progress.theta0 or rewinding.theta0(run.config, fresh)
+        run.progress.masks = run.progress.masks or rewinding.masks_of_round(run.config, run.progress, 0, None, model, None)
         run.report = report
         run.folder.start(run.config, device, run.progress.theta0, report, samples)
         run.folder.restore_tables(run.progress)
@@ -136,6 +137,7 @@ def rounds(runs, model, fresh, images, device):
 
     Returns the runs that diverged.
     """
+    import rewinding
     import train
 
     diverged = []
@@ -143,7 +145,7 @@ def rounds(runs, model, fresh, images, device):
         number = runs[0].progress.next_round
         while runs and number < runs[0].config.prune_iterations:
             began = time.perf_counter()
-            starts = [start_weights(run, fresh, number) for run in runs]
+            starts = [rewinding.start_weights(run.config, run.progress, number, fresh) for run in runs]
             cohort = train.Cohort(model, starts, [run.progress.masks for run in runs], device, runs[0].config.precision)
             try:
                 fit = train.fit(cohort, images.train, [run.config for run in runs], number, bars.epoch)
@@ -154,8 +156,12 @@ def rounds(runs, model, fresh, images, device):
                 continue
             last = cohort.unstack(cohort.state())
             tests = test(cohort, fit, images, [run.config for run in runs], bars.tqdm.write)
-            for each in zip(runs, fit.rows, last, cohort.unstack(fit.best), split(cohort, fit.rewind), tests, strict=True):
-                bars.round(*finish_round(number, began, bars.tqdm.write, *each))
+            for place, each in enumerate(zip(runs, last, cohort.unstack(fit.best), split(cohort, fit.rewind), fit.rows, tests, strict=True)):
+                run, trained, best, rewind, epochs, tested = each
+                row, masks = round_row(run, number, epochs, tested, began), run.progress.masks
+                rewinding.advance(run.config, run.progress, number, trained, rewind, model, images.train.some(place, run.config.seed))
+                save_round(run, masks, {"best": best, "last": trained, "none": None}[run.config.save_weights], row, epochs, bars.tqdm.write)
+                bars.round(run, row, masks)
             number += 1
     for run in runs:
         run.folder.finish(run.config)
@@ -168,15 +174,6 @@ def rounds(runs, model, fresh, images, device):
 def say_diverged(run, error):
     """Tell of a run that ends here; its finished rounds stay."""
     print(f"main.py: diverged: {run.folder.path}: {error}", file=sys.stderr)
-
-
-def start_weights(run, fresh, number):
-    """The weights a round starts from, before its mask: theta_0 or the rewinding point for lt, a fresh draw for reinit."""
-    if number == 0:
-        return run.progress.theta0
-    if run.config.prune_type == "reinit":
-        return fresh(run.config, number).state_dict()
-    return run.progress.rewind or run.progress.theta0
 
 
 def split(cohort, state):
@@ -219,15 +216,13 @@ def test(cohort, fit, images, configs, say):
     return tests
 
 
-def finish_round(number, began, say, run, epochs, last, best, rewind, tests):
-    """Write a round to its run folder and prune for the next; returns (run, row of rounds.csv, masks)."""
-    import pool
+def round_row(run, number, epochs, tests, began):
+    """The row of rounds.csv of a round that has been trained and tested."""
     import pruning
 
-    config, progress, masks = run.config, run.progress, run.progress.masks
-    kept, total = pruning.counts(masks)
+    kept, total = pruning.counts(run.progress.masks)
     selected = max(epochs, key=lambda row: row["val_accuracy"])  # max and min keep the earliest of equals
-    row = {
+    return {
         "round": number,
         "kept": kept,
         "total": total,
@@ -238,23 +233,23 @@ def finish_round(number, began, say, run, epochs, last, best, rewind, tests):
         **tests,
         "seconds": round(time.perf_counter() - began, 3),
     }
-    if number == 0:
-        progress.rewind = rewind
-        progress.dense = last if config.prune_schedule == "oneshot" else None
-    progress.next_round = number + 1
-    progress.masks = pruning.prune_to_round(progress.dense or last, masks, config, number + 1)
-    if number == 0 and run.report:
-        transferred = tests[f"transfer_{config.attack}_accuracy"]
-        run.folder.save_report(run.report | {"network": {"accuracy_before": tests["test_accuracy"], "accuracy_after": transferred}})
-        warning = pool.transfer_warning(run.report, tests["test_accuracy"], transferred, config.mix_ratio)
+
+
+def save_round(run, masks, weights, row, epochs, say):
+    """Write a finished round to its run folder; run.progress is the next round's already."""
+    import pool
+
+    config, progress = run.config, run.progress
+    if row["round"] == 0 and run.report:
+        transferred = row[f"transfer_{config.attack}_accuracy"]
+        run.folder.save_report(run.report | {"network": {"accuracy_before": row["test_accuracy"], "accuracy_after": transferred}})
+        warning = pool.transfer_warning(run.report, row["test_accuracy"], transferred, config.mix_ratio)
         if warning:
             say(f"warning: {warning}")
-    epochs = [{"round": number, **epoch} for epoch in epochs]
+    epochs = [{"round": row["round"], **epoch} for epoch in epochs]
     progress.epochs += epochs
     progress.rounds.append(row)
-    weights = {"best": best, "last": last, "none": None}[config.save_weights]
     run.folder.save_round(progress, masks, weights, row, epochs)
-    return run, row, masks
 
 
 class Bars:

@@ -58,10 +58,10 @@ def mean_and_interval(values):
 
 def group_arms(runs):
     """{label: runs} of runs that differ in nothing but their seeds; a label names what tells the arms apart."""
-    ignored = {"seed", "order_seed", "data_id", *(name for name, item in RunConfig.__dataclass_fields__.items() if not item.metadata["result"])}
+    ignored = {"seed", "order_seed", "ticket_seed", "data_id", *(name for name, item in RunConfig.__dataclass_fields__.items() if not item.metadata["result"])}
     arms = {}
     for run in runs:
-        own = {} if run["flags"]["order_seed"] == run["flags"]["seed"] else {"order_seed": run["flags"]["order_seed"]}
+        own = {name: run["flags"][name] for name in ("order_seed", "ticket_seed") if run["flags"][name] not in (None, run["flags"]["seed"])}
         key = tuple(sorted((name, str(value)) for name, value in ({n: v for n, v in run["flags"].items() if n not in ignored} | own).items()))
         if any(other["flags"]["seed"] == run["flags"]["seed"] for other in arms.get(key, [])):
             print(f"note: {run['folder'].path} repeats another run's flags and seed and is left out")
@@ -76,9 +76,15 @@ def group_arms(runs):
         words = [flags["prune_type"]]
         if {"attack", "mix_ratio"} & set(varying):
             words.append(f"{flags['attack']} {flags['mix_ratio']:g}{'' if flags['mix_ratio'] else ' (clean)'}" if flags["attack"] else "clean")
-        words += [f"{name}={flags.get(name)}" for name in others]
+        words += [ticket_words(flags) if name == "ticket_arm" else f"{name}={flags.get(name)}" for name in others]
         labelled[", ".join(words)] = members
     return labelled
+
+
+def ticket_words(flags):
+    """Whose masks a run has, in words: "own masks", "masks of fgsm0.5-lt"."""
+    arm = re.sub(r"-[0-9a-f]{8}(?=@|$)", "", flags["ticket_arm"] or "")
+    return f"masks of {arm.removeprefix(flags['dataset'] + '-' + flags['arch_type'] + '-')}" if arm else "own masks"
 
 
 def _follows(name, cause, arms):

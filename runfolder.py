@@ -22,7 +22,7 @@ class Progress:
     masks: dict | None = None
     theta0: dict | None = None
     rewind: dict | None = None  # the weights that lt goes back to, if they are not theta_0
-    dense: dict | None = None  # the dense net's trained weights, which one-shot prunes each time
+    trained: dict | None = None  # what one-shot prunes each time, the dense net's; what finetune goes on with, the last round's
     epochs: list = field(default_factory=list)  # rows of epochs.csv
     rounds: list = field(default_factory=list)  # rows of rounds.csv
 
@@ -76,7 +76,7 @@ class RunFolder:
             state["masks"],
             load_tensors(self.theta0),
             load_tensors(self.rewind) if self.rewind.exists() else None,
-            state["dense"] or None,
+            state["trained"] or None,
             state["epochs"],
             state["rounds"],
         )
@@ -86,7 +86,7 @@ class RunFolder:
         from pruning import prunable
 
         shapes = {name: tensor.shape for name, tensor in model.state_dict().items()}
-        states = [state for state in (progress.theta0, progress.rewind, progress.dense, progress.masks) if state]
+        states = [state for state in (progress.theta0, progress.rewind, progress.trained, progress.masks) if state]
         whole = all(shapes.get(name) == tensor.shape for state in states for name, tensor in state.items())
         whole = whole and all(set(state) == set(shapes) for state in states[:-1]) and (progress.masks is None or set(progress.masks) == set(prunable(model)))
         whole = whole and [row["round"] for row in progress.rounds] == list(range(progress.next_round)) and progress.next_round <= config.prune_iterations
@@ -144,7 +144,7 @@ class RunFolder:
         write_csv(self.rounds, progress.rounds)
         self._log(row, epochs, masks)
         # the rows too, so that tables which were lost or cut off while they were saved are written again
-        state = {"next_round": progress.next_round, "masks": progress.masks, "dense": progress.dense or {}}
+        state = {"next_round": progress.next_round, "masks": progress.masks, "trained": progress.trained or {}}
         state |= {"epochs": progress.epochs, "rounds": progress.rounds}
         write_atomic(self.checkpoint, lambda path: torch.save(state, path))
 
@@ -191,7 +191,7 @@ def _load_checkpoint(path):
 
     try:
         state = torch.load(path, weights_only=True)
-        return {name: state[name] for name in ("next_round", "masks", "dense", "epochs", "rounds")}
+        return {name: state[name] for name in ("next_round", "masks", "trained", "epochs", "rounds")}
     except Exception as error:  # torch, zipfile and pickle each raise their own types for a damaged file
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise UserError(f"{path} is damaged ({reason}): remove {path.parent} to start that run again") from error

@@ -19,6 +19,7 @@ import attacks
 import pruning
 from config import attack_settings
 from step import Replay, Stepper
+from utils import shuffled, stream
 
 EVAL_BATCH = 1000  # images of a run at a time in evaluation
 EVAL_IMAGES = 16_000  # of all runs of a cohort at a time, so that their activations fit
@@ -45,6 +46,15 @@ class Data:
     labels: torch.Tensor
     train_index: torch.Tensor
     val_index: torch.Tensor
+
+    def some(self, run, seed):
+        """A function of a count: that many (images, labels) of a run's training data, by the stream (seed, "some")."""
+
+        def take(count):
+            index = self.train_index[run, shuffled(self.train_index.shape[1], [stream(seed, "some")], self.labels.device)[0, :count]]
+            return self.images[index], self.labels[index]
+
+        return take
 
 
 class Cohort:
