@@ -57,7 +57,7 @@ def capture(work):
 
 
 class Stepper:
-    """A cohort's training steps: `start` an epoch, then `step` through it; `losses` (steps, R) fill up on the device.
+    """A cohort's training steps: `start` an epoch, then `step` through its batch `sizes`; `losses` (steps, R) fill up on the device.
 
     configs: R RunConfigs that differ in nothing but what a cohort's runs may have for their own; change(images, labels) -> images,
     if given, is applied to each batch (online attacks).
@@ -67,8 +67,8 @@ class Stepper:
         self.cohort, self.data, self.configs, self.change = cohort, data, configs, change
         self.config, device = configs[0], data.images.device
         self.count = data.train_index.shape[1]
-        self.bounds = batch_bounds(self.count, self.config.batch_size)
-        self.steps = len(self.bounds)
+        self.sizes = [end - start for start, end in batch_bounds(self.count, self.config.batch_size)]
+        self.steps = len(self.sizes)
         self.optimizer = Optimizer(cohort.params, cohort.masks, configs)
         self.order = torch.empty_like(data.train_index)
         self.shifts = torch.empty(*self.order.shape, 3, dtype=torch.long, device=device) if self.config.augment else None
@@ -76,7 +76,6 @@ class Stepper:
         self.losses = torch.empty(self.steps, cohort.size, device=device)
         self.number = torch.zeros(1, dtype=torch.long, device=device)  # of the step within its epoch
         self.range = torch.arange(self.config.batch_size + 1, device=device)
-        self.full = Replay(lambda: self._step(self.config.batch_size), device)
 
     def start(self, round_number, epoch):
         """Lay out an epoch: each run's order and crops, from its own streams (seed, name, round, epoch), and learning rates."""
@@ -91,15 +90,9 @@ class Stepper:
         # dropout and the random starts of online attacks draw from torch's own generator
         torch.manual_seed(stream(seeds[0], "dropout", round_number, epoch))
 
-    def step(self, number):
-        """Train on batch `number` of the epoch; they come in order."""
-        start, end = self.bounds[number]
-        if end - start == self.config.batch_size:
-            self.full()
-        else:  # the last, which may be shorter, or longer by one
-            self._step(end - start)
-
-    def _step(self, size):
+    def step(self, size=None):
+        """Train on the epoch's next batch: batch_size images, or `size`, which only the last batch may have."""
+        size = size or self.config.batch_size
         places = self.number * self.config.batch_size + self.range[:size]
         index = self.cohort.select(self.order.index_select(1, places))
         images, labels = self.data.images[index], self.data.labels[index]

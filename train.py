@@ -148,7 +148,7 @@ def fit(cohort, data, configs, round_number, on_epoch=lambda epoch, rows: None):
     first = config.rewind_epoch if round_number else 0
     online = (lambda images, labels: attack_online(cohort, images, labels, config)) if config.attack_mode == "online" else None
     stepper = Stepper(cohort, data, configs, online)
-    steps = stepper.steps
+    steps, full = stepper.steps, Replay(stepper.step, device)
     found = torch.empty(2, cohort.size, dtype=torch.double, device=device)  # validation loss and accuracy
     look = Replay(lambda: torch.stack(validate(cohort, data, online), out=found), device)
     best, best_accuracy, rewind, rows = cohort.state(), torch.full_like(found[1], -1.0), None, [[] for _ in configs]
@@ -157,8 +157,8 @@ def fit(cohort, data, configs, round_number, on_epoch=lambda epoch, rows: None):
         stepper.start(round_number, epoch)
         checks = []  # (iteration, validation loss, accuracy), left on the device until the epoch is over
         cohort.model.train()
-        for step in range(steps):
-            stepper.step(step)
+        for step, size in enumerate(stepper.sizes):
+            full() if size == config.batch_size else stepper.step(size)
             iteration = epoch * steps + step + 1
             if is_due(config, iteration, steps):
                 look()

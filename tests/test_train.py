@@ -126,8 +126,8 @@ def test_an_epoch_shows_every_image_once_the_short_last_batch_included():
     batches = []
     stepper = step.Stepper(cohort, data, ordered(CONFIG, 0), lambda images, labels: batches.append((images, labels)) or images)
     stepper.start(0, 0)
-    for number in range(stepper.steps):
-        stepper.step(number)
+    for size in stepper.sizes:
+        stepper.step(size)
     assert [len(labels) for _, labels in batches] == [50, 50, 30]
     seen = torch.cat([images for images, _ in batches]).flatten(1).sum(1).sort().values
     assert torch.allclose(seen, data.images[data.train_index[0]].flatten(1).sum(1).sort().values)
