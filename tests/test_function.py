@@ -151,6 +151,7 @@ def test_trained_runs(runs, tmp_path, capsys):
     for row in rows:
         assert 50 < row["agreement"] < 100 and row["error_overlap"] > row["error_overlap_chance"]
         assert 0 < row["cka"] < 1 and row["cka"] == pytest.approx((row["cka fc1"] + row["cka fc2"]) / 2)
+        assert (row["path_end_a"], row["path_end_b"]) == pytest.approx((row["error_a"], row["error_b"]))
         assert row["barrier"] == pytest.approx(row["path_error"] - (row["error_a"] + row["error_b"]) / 2)
     assert (tmp_path / "function.png").stat().st_size > 10_000 and (tmp_path / "function.pdf").exists()
     assert "round 1: agreement" in capsys.readouterr().out

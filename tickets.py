@@ -1,0 +1,866 @@
+"""Are two tickets the same? The masks of runs compared round by round, beside what chance and theta_0 explain.
+
+    python tickets.py runs/A runs/B
+    python tickets.py --a 'runs/*-clean-lt-*' --b 'runs/*-fgsm0.5-lt-*' -o tickets
+
+A raw overlap says nothing: two masks of one density overlap by chance (hypergeometric: Grosse & Backes 2021), and two masks of one
+theta_0 overlap because large initial weights tend to survive. So each similarity stands beside both, and two groups of runs stand
+beside their ceiling: runs of the same data and theta_0 whose batches only came in another order (Movva et al. 2021).
+"""
+
+import argparse
+import dataclasses
+import glob
+import math
+import re
+import sys
+from dataclasses import dataclass
+from itertools import combinations
+from pathlib import Path
+
+import numpy as np
+
+from config import OneLineParser, RunConfig, whole
+from runfolder import RunFolder
+from utils import UserError, fingerprint, is_small, load_tensors, pick_device, read_csv, set_threads, write_csv
+
+# bins of the rank of |theta_0|, fewer where a layer has under ten weights a bin. With 100, masks of VGG-16 that were independent given theta_0
+# had z = 16 at a density of 3 %, for the magnitudes within a bin still told which survive; with 1000, z = 1.6
+STRATA = 1000
+RELABELINGS = 20_000  # up to so many are enumerated
+DRAWS = 9_999  # random ones where there are more
+
+
+# Statistics of two masks ------------------------------------------------------------------------
+
+
+def intersection_chance(n, a, b):
+    """Mean and variance of how many of n weights two independent masks both keep that keep a and b of them (hypergeometric).
+
+    Numbers or arrays. Masks of fixed densities without structure: Grosse & Backes 2021.
+    """
+    n, a, b = (np.asarray(value, dtype=float) for value in (n, a, b))
+    mean = a * b / np.maximum(n, 1)
+    return mean, mean * (n - a) * (n - b) / np.maximum(n * (n - 1), 1)
+
+
+def jaccard_chance(a, b, mean, variance):
+    """Expected Jaccard index of masks that keep a and b weights, both of them `mean` with this variance; second-order in the variance."""
+    union = a + b - mean
+    return mean / union + variance * (a + b) / union**3 if union > 0 else np.nan
+
+
+def overlap(mask_a, mask_b):
+    """Similarity of two masks (bool tensors or arrays of one shape), each from 0 to 1, by name; nan where both or one keep nothing.
+
+    jaccard: |A and B| / |A or B| (Paganini & Forde 2020); overlap: |A and B| / min(|A|, |B|); hamming: share of equal entries.
+    """
+    mask_a, mask_b = (np.asarray(mask, dtype=bool) for mask in (mask_a, mask_b))
+    return _similarities(mask_a.size, mask_a.sum(), mask_b.sum(), (mask_a & mask_b).sum())
+
+
+def _similarities(n, a, b, both):
+    return {"jaccard": _ratio(both, a + b - both), "overlap": _ratio(both, min(a, b)), "hamming": _ratio(n - a - b + 2 * both, n)}
+
+
+def _ratio(part, whole_):
+    return float(part / whole_) if whole_ else np.nan
+
+
+def _z(value, mean, variance):
+    return float((value - mean) / math.sqrt(variance)) if variance > 1e-9 else np.nan
+
+
+def strata(theta0):
+    """{name: (rank, bins)} of each weight by |theta_0| within its layer: rank 0 the largest, bins up to STRATA quantiles of the rank.
+
+    theta0: dict of tensors; the arrays are flat, int32 and uint16.
+    """
+    found = {}
+    for name, weight in theta0.items():
+        order = np.argsort(-weight.detach().float().abs().reshape(-1).numpy(), kind="stable")
+        n, rank = len(order), np.empty(len(order), dtype=np.int32)
+        rank[order] = np.arange(n, dtype=np.int32)
+        count = min(STRATA, max(1, n // 10))
+        bins = np.empty(n, dtype=np.uint16)
+        bins[order] = np.arange(n) * count // n
+        found[name] = rank, bins
+    return found
+
+
+@dataclass
+class Layer:
+    """One layer of a ticket as `compare_layers` takes it; arrays are flat."""
+
+    mask: np.ndarray
+    kept: int
+    of_theta0: int | None = None  # how many of its weights are among the `kept` largest of |theta_0|
+    bins: np.ndarray | None = None  # weights kept in each stratum
+    sizes: np.ndarray | None = None  # weights in each stratum
+    positive: np.ndarray | None = None  # trained weight > 0
+
+
+def examine(masks, ranks=None, weights=None):
+    """{name: Layer} of masks, with theta_0's `strata` and trained weights if they are known."""
+    layers = {}
+    for name, mask in masks.items():
+        mask = np.asarray(mask, dtype=bool).reshape(-1)
+        layer = layers[name] = Layer(mask, int(np.count_nonzero(mask)))
+        if ranks is not None:
+            rank, bins = ranks[name]
+            layer.of_theta0 = int(np.count_nonzero(mask & (rank < layer.kept)))
+            layer.sizes = np.bincount(bins)
+            layer.bins = np.bincount(bins[mask], minlength=len(layer.sizes))
+        if weights is not None:
+            layer.positive = np.asarray(weights[name] > 0).reshape(-1)
+    return layers
+
+
+def compare(masks_a, masks_b, ranks=None):
+    """Rows of two tickets' masks (dicts of one set of names): one a layer and "total"; ranks: `strata` of the theta_0 they share."""
+    return compare_layers(examine(masks_a, ranks), examine(masks_b, ranks), ranks is not None)
+
+
+def compare_layers(layers_a, layers_b, share_theta0):
+    """Rows of two examined tickets, one a layer and "total", as overlap.csv has them.
+
+    Chance is two masks of these densities drawn independently in each layer; "given_theta0" is the same within each stratum of
+    |theta_0|, so what the two masks have in common beyond the initial magnitudes shows in z_given_theta0. z is that of the size of the
+    intersection, and thereby of all three similarities, which rise with it. Nan where nothing can vary. theta0_jaccard_a: of a's mask
+    with that of its largest |theta_0| at the same densities. sign_agreement: share of the weights alive in both whose trained
+    signs agree.
+    """
+    parts = {name: _parts(layers_a[name], layer_b, share_theta0) for name, layer_b in layers_b.items()}
+    # a sum over independent layers: means and variances add
+    total = {key: sum(part[key] for part in parts.values()) for key in next(iter(parts.values()))}
+    return [_row(name, part) for name, part in [*parts.items(), ("total", total)]]
+
+
+def _parts(a, b, share_theta0):
+    """What adds up over layers."""
+    common = a.mask & b.mask
+    part = {"n": len(a.mask), "a": a.kept, "b": b.kept, "both": int(np.count_nonzero(common))}
+    part["mean"], part["variance"] = intersection_chance(part["n"], a.kept, b.kept)
+    part["mean_given"], part["variance_given"] = np.nan, np.nan
+    if share_theta0:
+        part["mean_given"], part["variance_given"] = (value.sum() for value in intersection_chance(a.sizes, a.bins, b.bins))
+    part |= {f"of_theta0_{side}": np.nan if layer.of_theta0 is None else layer.of_theta0 for side, layer in (("a", a), ("b", b))}
+    signed = a.positive is not None and b.positive is not None
+    part["same_sign"] = int(np.count_nonzero(common & (a.positive == b.positive))) if signed else np.nan
+    return part
+
+
+def _row(name, part):
+    n, a, b, both = (part[key] for key in ("n", "a", "b", "both"))
+    mean, given = part["mean"], part["mean_given"]
+    found, chance = _similarities(n, a, b, both), _similarities(n, a, b, mean)
+    chance["jaccard"] = jaccard_chance(a, b, mean, part["variance"])
+    row = {"layer": name.removeprefix("net.").removesuffix(".weight"), "weights": n, "kept_a": a, "kept_b": b, "kept_both": both}
+    row |= {"density_a": a / n, "density_b": b / n}
+    for key, value in found.items():
+        row |= {key: value, f"{key}_chance": float(chance[key])}
+    row["z"] = _z(both, mean, part["variance"])
+    row["jaccard_given_theta0"] = float(jaccard_chance(a, b, given, part["variance_given"])) if given == given else np.nan
+    row["z_given_theta0"] = _z(both, given, part["variance_given"])
+    for side, kept in (("a", a), ("b", b)):
+        of_theta0 = part[f"of_theta0_{side}"]
+        row[f"theta0_jaccard_{side}"] = _ratio(of_theta0, 2 * kept - of_theta0)
+    row["sign_agreement"] = _ratio(part["same_sign"], both)
+    return row
+
+
+# Statistics of two groups of runs ---------------------------------------------------------------
+
+
+def permutation_test(similarity, labels, blocks, limit=RELABELINGS, draws=DRAWS, seed=0):
+    """Test that runs of one group are more alike than runs of different groups; a dict of statistic, p, relabelings, smallest_p, blocks.
+
+    similarity: (N, N), nan for pairs left out; labels: N values of two kinds; blocks: N values, the runs of one theta_0. The statistic is
+    the mean over blocks of (mean within pairs - mean between pairs), pairs only of one block. The groups' labels are permuted within
+    blocks: all relabelings up to `limit` of them, else `draws` random ones and p = (1 + hits) / (1 + draws). Relabelings that leave a
+    block without a pair of either kind don't count. smallest_p is what the most extreme relabeling would give. p is nan if no block
+    has pairs of both kinds.
+    """
+    similarity, labels, blocks = np.asarray(similarity, dtype=float), np.asarray(labels), np.asarray(blocks)
+    informative = []
+    for block in dict.fromkeys(blocks.tolist()):
+        members = np.flatnonzero(blocks == block)
+        marks = labels[members] == labels[0]
+        inside = similarity[np.ix_(members, members)]
+        if np.isfinite(_within_minus_between(inside, marks[None])[0]):
+            informative.append((inside, marks))
+    if not informative:
+        return {"statistic": np.nan, "p": np.nan, "relabelings": 0, "smallest_p": np.nan, "blocks": 0}
+    observed = np.mean([_within_minus_between(inside, marks[None])[0] for inside, marks in informative])
+    exact = math.prod(math.comb(len(marks), int(marks.sum())) for _, marks in informative) <= limit
+    rng, totals = np.random.default_rng(seed), np.zeros(1 if exact else draws)
+    for inside, marks in informative:
+        if exact:
+            each = _within_minus_between(inside, _relabelings(marks))
+            totals = np.add.outer(totals, each[np.isfinite(each)]).reshape(-1)
+        else:
+            totals = totals + _within_minus_between(inside, rng.permuted(np.tile(marks, (draws, 1)), axis=1))
+    totals = totals[np.isfinite(totals)] / len(informative)
+    extra = 0 if exact else 1  # the observed labels are among all relabelings, and one more beside random ones
+    count = len(totals) + extra
+    # a relabeling as extreme as the observed counts, whatever its last bit
+    p, smallest = ((extra + np.count_nonzero(totals >= level - 1e-12)) / count for level in (observed, max([observed, *totals])))
+    return {"statistic": float(observed), "p": p, "relabelings": count, "smallest_p": smallest, "blocks": len(informative)}
+
+
+def _relabelings(marks):
+    """(L, M) every way to give as many of the M places the first label as `marks` does."""
+    chosen = list(combinations(range(len(marks)), int(marks.sum())))
+    found = np.zeros((len(chosen), len(marks)), dtype=bool)
+    for line, places in zip(found, chosen, strict=True):
+        line[list(places)] = True
+    return found
+
+
+def _within_minus_between(similarity, marks):
+    """(L,) mean similarity of pairs of one label minus that of pairs of two, for (L, M) labels; nan where one kind has no pair."""
+    first, second = np.triu_indices(len(similarity), 1)
+    values = similarity[first, second]
+    first, second, values = (array[np.isfinite(values)] for array in (first, second, values))
+    same = marks[:, first] == marks[:, second]
+    with np.errstate(invalid="ignore", divide="ignore"):
+        return (same @ values) / same.sum(1) - (~same @ values) / (~same).sum(1)
+
+
+def groups_by_round(rows, labels, blocks, orders):
+    """Rows of groups.csv from the total rows of overlap.csv: between-group overlap beside the ceiling, theta_0's share and chance.
+
+    labels, blocks, orders: dicts by run label of its group "a" or "b", of what theta_0 it has, and of its order seed. Pairs are formed
+    among runs of one theta_0, if the groups share any, else over all; means are taken within each theta_0 first, intervals (half-widths,
+    95 %, Student's t) over them. Runs of one order have seen the same batches and are more alike for that, which the ceiling's pairs are
+    not: "between" leaves them out where others are left, and "between_same_order" has them. Round "all" is the mean of the rounds
+    after 0.
+    """
+    group, block, order = (np.array([values[run] for run in labels]) for values in (labels, blocks, orders))
+    between, same_order, within, shared = _pair_kinds(group, block, order)
+    strata_of = block if shared else np.zeros(len(block), dtype=int)
+    found = []
+    for number, matrix in _matrices(rows, list(labels)).items():
+        jaccard = matrix["jaccard"]
+        row = {"round": number, **{f"density_{side}": float(matrix["density"][group == side].mean()) for side in ("a", "b")}}
+        gap = _block_means(jaccard, within, strata_of) - _block_means(jaccard, between, strata_of)
+        means = {
+            "between": _block_means(jaccard, between, strata_of),
+            "within": _block_means(jaccard, within, strata_of),
+            "theta0": _block_means(matrix["jaccard_given_theta0"], between, strata_of),
+            "chance": _block_means(matrix["jaccard_chance"], between, strata_of),
+            "difference": gap if shared else gap * np.nan,  # else it would be theta_0's doing
+            "between_same_order": _block_means(jaccard, same_order, strata_of),
+            "within_a": _block_means(jaccard, within & (group == "a"), strata_of),
+            "within_b": _block_means(jaccard, within & (group == "b"), strata_of),
+        }
+        row |= {"theta0s": int(np.isfinite(means["between"]).sum()) if shared else 0, "between_pairs": int(between.sum()), "within_pairs": int(within.sum())}
+        for name, values in means.items():
+            row[name], row[f"{name}_interval"] = _mean_and_interval(values)
+        test = permutation_test(np.where(shared & (order[:, None] != order), jaccard, np.nan), group, block)
+        found.append(row | {name: test[name] for name in ("p", "relabelings", "smallest_p")})
+    return found
+
+
+def _pair_kinds(group, block, order):
+    """(N, N) bool, upper triangles: pairs between groups, those of them set aside for their common order, pairs within; and if theta_0s are shared."""
+    upper = np.triu(np.ones((len(group), len(group)), dtype=bool), 1)
+    same_group, same_block, same_order = (values[:, None] == values for values in (group, block, order))
+    within = upper & same_group & same_block & ~same_order
+    between = upper & ~same_group
+    shared = bool((between & same_block).any())
+    if shared:
+        between &= same_block
+    others = between & ~same_order
+    return (others, between & same_order, within, shared) if shared and others.any() else (between, between & False, within, shared)
+
+
+def _matrices(rows, runs):
+    """{round: {column: (N, N) symmetric}} of the total rows, and "density" (N,); "all" is the mean over the rounds after 0."""
+    place = {run: at for at, run in enumerate(runs)}
+    matrices = {}
+    for row in rows:
+        new = {name: np.full((len(runs), len(runs)), np.nan) for name in ("jaccard", "jaccard_chance", "jaccard_given_theta0")}
+        matrix = matrices.setdefault(row["round"], new | {"density": np.full(len(runs), np.nan)})
+        i, j = place[row["a"]], place[row["b"]]
+        for name in new:
+            matrix[name][i, j] = matrix[name][j, i] = row[name]
+        matrix["density"][[i, j]] = row["density_a"], row["density_b"]
+    later = [matrix for number, matrix in matrices.items() if number]
+    if len(later) > 1:
+        matrices["all"] = {name: np.mean([matrix[name] for matrix in later], axis=0) for name in later[0]}
+    return matrices
+
+
+def _block_means(matrix, chosen, block):
+    """Mean of the chosen pairs (N, N) of each block; nan where it has none."""
+    values = [matrix[chosen & (block == one)[:, None]] for one in dict.fromkeys(block.tolist())]
+    return np.array([found.mean() if len(found) else np.nan for found in values])
+
+
+def _mean_and_interval(values):
+    from plots import mean_and_interval
+
+    values = values[np.isfinite(values)]
+    return tuple(map(float, mean_and_interval(values))) if len(values) else (np.nan, np.nan)
+
+
+# Run folders ------------------------------------------------------------------------------------
+
+
+@dataclass
+class Ticket:
+    """A run whose masks are compared."""
+
+    path: Path
+    flags: dict
+    rounds: int  # that have a mask
+    shapes: dict  # of the masks, by name
+    theta0: str  # stands for the prunable weights of theta_0
+    label: str = ""
+
+
+def load_ticket(path):
+    """The Ticket of a run folder, unfinished ones up to their last round; UserError if it is no run or a file of it is damaged or missing."""
+    folder = RunFolder(path)
+    flags = {item.name: item.default for item in dataclasses.fields(RunConfig)} | folder.flags()
+    numbers = {int(file.stem.removeprefix("round_")) for file in (folder.path / "masks").glob("round_*.safetensors") if file.stem[6:].isdigit()}
+    count = max([len(numbers), *(number + 1 for number in numbers), len(read_csv(folder.rounds))])
+    missing = sorted(set(range(count)) - numbers)
+    if missing:
+        raise UserError(f"{path} lacks {folder.masks(missing[0]).relative_to(path)}, the mask of a finished round: its masks cannot be compared")
+    if not count:
+        raise UserError(f"{path} has no finished round yet: there is no mask to compare")
+    masks = load_tensors(folder.masks(0))
+    # safetensors keeps no order: fc2 before fc10
+    names = sorted(masks, key=_natural)
+    ticket = Ticket(folder.path, flags, count, {name: tuple(masks[name].shape) for name in names}, "")
+    ticket.theta0 = fingerprint(*load_theta0(ticket).values())
+    return ticket
+
+
+def _natural(name):
+    return [int(part) if part.isdigit() else part for part in re.split(r"(\d+)", name)]
+
+
+def load_theta0(ticket):
+    """The prunable weights of a run's theta_0, by name; UserError if they don't fit its masks."""
+    path = RunFolder(ticket.path).theta0
+    theta0 = load_tensors(path)
+    for name, shape in ticket.shapes.items():
+        if name not in theta0 or tuple(theta0[name].shape) != shape:
+            raise UserError(f"{path} does not fit the run's masks: {name} is {tuple(theta0[name].shape) if name in theta0 else 'missing'}, not {shape}")
+    return {name: theta0[name] for name in ticket.shapes}
+
+
+def load_masks(ticket, number):
+    """A round's masks as numpy bools by name, in one order for all runs; UserError if they aren't masks of the run's shapes."""
+    path = RunFolder(ticket.path).masks(number)
+    masks = load_tensors(path)
+    if {name: tuple(mask.shape) for name, mask in masks.items()} != ticket.shapes:
+        raise UserError(f"{path} is damaged: its layers or their shapes are not those of the run's other masks")
+    found = {}
+    for name in ticket.shapes:
+        values = masks[name].numpy()
+        # a bool of a damaged file may be any byte
+        values = values.view(np.uint8) if values.dtype == bool else values
+        if not np.isin(values, (0, 1)).all() if values.dtype != np.uint8 else values.size and values.max() > 1:
+            raise UserError(f"{path} is damaged: {name} holds values other than 0 and 1")
+        found[name] = values.astype(bool)
+    return found
+
+
+def load_signed(ticket, number):
+    """A round's trained weights by name, or None if the run did not keep them; UserError if they don't fit the masks."""
+    path = RunFolder(ticket.path).weights(number)
+    if not path.exists():
+        return None
+    weights = load_tensors(path)
+    for name, shape in ticket.shapes.items():
+        if name not in weights or tuple(weights[name].shape) != shape:
+            raise UserError(f"{path} does not fit the run's masks at {name}")
+    return weights
+
+
+def check_alike(tickets):
+    """UserError, with both names and the layer, unless all runs are of one architecture and their masks of the same shapes."""
+    first = tickets[0]
+    for other in tickets[1:]:
+        archs = [ticket.flags["arch_type"] for ticket in (first, other)]
+        if archs[0] != archs[1]:
+            raise UserError(f"{first.path} is {archs[0]} and {other.path} is {archs[1]}: only tickets of one architecture can be compared")
+        for name in first.shapes | other.shapes:
+            shapes = [ticket.shapes.get(name) for ticket in (first, other)]
+            if shapes[0] != shapes[1]:
+                raise UserError(f"the masks of {first.path} and {other.path} differ at {name}: {shapes[0] or 'none'} and {shapes[1] or 'none'}")
+
+
+def label_runs(flags):
+    """A short label for each dict of flags, of what tells them apart: "fgsm 0.5 s1 o0"; equal flags have equal labels."""
+    result = [name for name, item in RunConfig.__dataclass_fields__.items() if item.metadata["result"] and name != "data_id"]
+    images = ["clean" if not f["attack"] or not f["mix_ratio"] else f"{f['attack']} {f['mix_ratio']:g}" for f in flags]
+    own_order = any(order_of(f) != f["seed"] for f in flags)
+    short = {"arch_type": "{}", "dataset": "{}", "prune_type": "{}", "seed": "s{}", "order_seed": "o{}"}
+    columns = {name: [short.get(name, name + "={}").format(f[name]) for f in flags] for name in result}
+    columns |= {"attack": images, "order_seed": [f"o{order_of(f)}" if own_order else "" for f in flags]}
+    del columns["mix_ratio"]
+    # what follows from the images, as the surrogate does, need not be named
+    varying = [
+        name
+        for name, values in columns.items()
+        if len(set(values)) > 1 and (name in ("attack", *short) or len(set(zip(images, values, strict=True))) > len(set(images)))
+    ]
+    order = ["dataset", "arch_type", "prune_type", "attack"]
+    varying = sorted(varying, key=lambda name: order.index(name) if name in order else 9 if name in short else 5)
+    return [" ".join(columns[name][at] for name in varying if columns[name][at]) for at in range(len(flags))]
+
+
+def order_of(flags):
+    """The seed of the order of the batches."""
+    return flags["seed"] if flags["order_seed"] is None else flags["order_seed"]
+
+
+def name_tickets(tickets):
+    """Set the labels of tickets so that no two are equal."""
+    labels = label_runs([ticket.flags for ticket in tickets])
+    for ticket, label in zip(tickets, labels, strict=True):
+        ticket.label = label if label and labels.count(label) == 1 else str(ticket.path)
+
+
+def check_group(tickets, letter):
+    """UserError unless a group's runs differ in nothing but --seed and --order_seed: else within-group overlap is no ceiling."""
+    for other in tickets[1:]:
+        for name, item in RunConfig.__dataclass_fields__.items():
+            values = [ticket.flags[name] for ticket in (tickets[0], other)]
+            if item.metadata["result"] and name not in ("seed", "order_seed") and values[0] != values[1]:
+                raise UserError(
+                    f"--{letter}: runs of one group differ in --seed and --order_seed only; "
+                    f"{tickets[0].path} and {other.path} differ in {name} ({values[0]} and {values[1]})"
+                )
+
+
+def compare_runs(tickets, rounds, kinds=None):
+    """Rows of overlap.csv: every pair of tickets at every round, one row a layer and "total".
+
+    kinds: dict (label, label) -> "between" or "within", if there are groups. One round's masks are in memory at a time, each read once.
+    """
+    ranks = {}
+    for ticket in tickets:  # sorting |theta_0| once serves all rounds of all runs that share it
+        if ticket.theta0 not in ranks:
+            ranks[ticket.theta0] = strata(load_theta0(ticket))
+    rows = []
+    for number in rounds:
+        examined = [examine(load_masks(ticket, number), ranks[ticket.theta0], load_signed(ticket, number)) for ticket in tickets]
+        for (one, layers_a), (other, layers_b) in combinations(zip(tickets, examined, strict=True), 2):
+            shared = one.theta0 == other.theta0
+            head = {"a": one.label, "b": other.label, "kind": (kinds or {}).get((one.label, other.label), ""), "share_theta0": int(shared), "round": number}
+            rows += [head | row for row in compare_layers(layers_a, layers_b, shared)]
+    return rows
+
+
+def pixel_counts(ticket, number):
+    """(H, W) how many weights of the first layer survive at each pixel, or None unless the net is fully connected on square images.
+
+    The first layer's weight is (units, C * H * W), the images flattened channel by channel; the count is over units and channels.
+    """
+    shapes = list(ticket.shapes.values())
+    if any(len(shape) != 2 for shape in shapes):
+        return None
+    for channels in (1, 3):
+        side = math.isqrt(shapes[0][1] // channels)
+        if side > 1 and channels * side * side == shapes[0][1]:
+            mask = load_masks(ticket, number)[next(iter(ticket.shapes))]
+            return mask.reshape(-1, channels, side, side).sum((0, 1))
+    return None
+
+
+# Figures ----------------------------------------------------------------------------------------
+
+
+def pairs_figure(rows, labels, number):
+    """Jaccard index between all runs at one round, a cell a pair."""
+    import seaborn
+
+    from plots import new_figure
+
+    total = [row for row in rows if row["layer"] == "total" and row["round"] == number]
+    matrix = _matrices(total, labels)[number]
+    density, chance, values = np.mean(matrix["density"]), matrix["jaccard_chance"], matrix["jaccard"]
+    figure, (axis,) = new_figure("")
+    side = max(4.0, 1.6 + 0.48 * len(labels))
+    figure.set_size_inches(side + 1.2, side)
+    seaborn.heatmap(
+        values, mask=np.isnan(values), annot=len(labels) <= 24, fmt=".2f", annot_kws={"fontsize": 7}, square=True, ax=axis, cmap="viridis",
+        xticklabels=labels, yticklabels=labels, cbar_kws={"label": "Jaccard index of the masks", "shrink": 0.8},
+    )  # fmt: skip
+    axis.grid(False)
+    axis.tick_params(axis="x", rotation=90)
+    axis.tick_params(axis="y", rotation=0)
+    figure.suptitle(f"round {number}: {100 * density:.3g} % of the weights kept, {np.nanmean(chance):.3g} expected by chance")
+    return figure
+
+
+def layers_figure(rows, labels):
+    """Jaccard index minus chance of two runs, a row a round, a column a layer."""
+    import seaborn
+
+    from plots import new_figure
+
+    layers, numbers = (list(dict.fromkeys(row[key] for row in rows)) for key in ("layer", "round"))
+    values = np.array([row["jaccard"] - row["jaccard_chance"] for row in rows]).reshape(len(numbers), len(layers))
+    density = {row["round"]: 50 * (row["density_a"] + row["density_b"]) for row in rows if row["layer"] == "total"}
+    figure, (axis,) = new_figure(f"{labels[0]} and {labels[1]}: Jaccard index minus chance")
+    figure.set_size_inches(max(5.0, 2.4 + 0.5 * len(layers)), max(3.0, 1.4 + 0.28 * len(numbers)))
+    seaborn.heatmap(
+        values, annot=len(layers) <= 20, fmt=".2f", annot_kws={"fontsize": 7}, ax=axis, cmap="vlag", center=0,
+        xticklabels=layers, yticklabels=[f"{number} ({density[number]:.3g} %)" for number in numbers],
+    )  # fmt: skip
+    axis.grid(False)
+    axis.set(xlabel="layer", ylabel="round (weights kept)")
+    axis.tick_params(axis="x", rotation=90 if len(layers) > 6 else 0)
+    axis.tick_params(axis="y", rotation=0)
+    return figure
+
+
+def first_layer_figure(counts, number, difference):
+    """Surviving first-layer weights at each pixel: a panel for each name in counts, {name: (H, W)}; difference: and the first minus the second."""
+    from plots import new_figure
+
+    columns = min(6, len(counts) + difference)
+    lines = -(-(len(counts) + difference) // columns)
+    figure, axes = new_figure(f"first-layer weights that survive, by pixel, round {number}", columns, lines)
+    figure.set_size_inches(max(2.6 * columns + 0.8, 5), 0.5 + 2.5 * lines)
+    low, high = min(count.min() for count in counts.values()), max(count.max() for count in counts.values())
+    for axis in axes:
+        axis.set_axis_off()
+    for axis, (name, count) in zip(axes, counts.items(), strict=False):
+        shown = axis.imshow(count, cmap="viridis", vmin=low, vmax=high)
+        axis.set_title(name, fontsize="small")
+    figure.colorbar(shown, ax=axes[: len(counts)], shrink=0.8, aspect=25, label="weights")
+    if difference:
+        first, second = counts
+        gap = counts[first] - counts[second]
+        largest = max(np.abs(gap).max(), 1e-9)
+        shown = axes[2].imshow(gap, cmap="vlag", vmin=-largest, vmax=largest)
+        axes[2].set_title(f"{first} − {second}", fontsize="small")
+        figure.colorbar(shown, ax=axes[2], shrink=0.8, aspect=25, label="difference")
+    return figure
+
+
+CURVES = {
+    "within": "ceiling: same data and theta_0, other order",
+    "between": "between groups",
+    "theta0": "independent given |theta_0|",
+    "chance": "chance",
+}
+
+
+def groups_figure(rows, title):
+    """Between-group overlap, its ceiling, theta_0's share and chance against density, with 95 % bands over theta_0s."""
+    import seaborn
+
+    from plots import legend_below, new_figure, remaining_axis
+
+    rows = [row for row in rows if row["round"] != "all"]
+    x = np.array([50 * (row["density_a"] + row["density_b"]) for row in rows])
+    figure, (axis,) = new_figure(title)
+    for (name, label), colour, style in zip(CURVES.items(), seaborn.color_palette("colorblind"), ("-", "-", "--", ":"), strict=False):
+        mean, half = (np.array([row[key] for row in rows]) for key in (name, f"{name}_interval"))
+        if np.isfinite(mean).any():
+            axis.plot(x, mean, marker="o", markersize=3.5, color=colour, linestyle=style, label=label)
+            axis.fill_between(x, mean - half, mean + half, color=colour, alpha=0.2, linewidth=0)
+    axis.set_ylim(-0.02, 1.02)
+    axis.set_ylabel("Jaccard index of the masks")
+    remaining_axis(axis, x)
+    legend_below(figure, axis)
+    return figure
+
+
+# The command ------------------------------------------------------------------------------------
+
+
+def text_table(rows):
+    """Dicts as lines of text in columns; numbers to four places, z to one, nan as -."""
+
+    def show(name, value):
+        if isinstance(value, float):
+            return "-" if np.isnan(value) else f"{value:.1f}" if name.startswith("z") else f"{value:.4f}"
+        return str(value)
+
+    table = [list(rows[0]), *([show(name, value) for name, value in row.items()] for row in rows)]
+    widths = [max(map(len, column)) for column in zip(*table, strict=True)]
+    return "\n".join("  " + "  ".join(f"{cell:>{width}}" for cell, width in zip(line, widths, strict=True)) for line in table)
+
+
+COLUMNS = {
+    "density": ("density_a", "density_b"),
+    "Jaccard": ("jaccard",),
+    "chance": ("jaccard_chance",),
+    "z": ("z",),
+    "given |t0|": ("jaccard_given_theta0",),
+    "z |t0": ("z_given_theta0",),
+    "with own |t0|": ("theta0_jaccard_a", "theta0_jaccard_b"),
+    "overlap": ("overlap",),
+    "(chance)": ("overlap_chance",),
+    "Hamming": ("hamming",),
+    "(chance) ": ("hamming_chance",),
+    "signs": ("sign_agreement",),
+}
+
+
+def print_overlap(rows):
+    """One line a round for the whole net, then one a layer of the last round, each the mean over pairs (t0 is theta_0)."""
+
+    def mean(members, columns):
+        values = [row[column] for row in members for column in columns if not np.isnan(row[column])]
+        return float(np.mean(values)) if values else np.nan
+
+    def table(key, members):
+        each = {value: [row for row in members if row[key] == value] for value in dict.fromkeys(row[key] for row in members)}
+        return text_table([{key: value, **{name: mean(some, columns) for name, columns in COLUMNS.items()}} for value, some in each.items()])
+
+    last = rows[-1]["round"]
+    # a mean over pairs that share theta_0 and pairs that don't would be of two different things
+    for shared in (1, 0):
+        members = [row for row in rows if row["share_theta0"] == shared]
+        pairs = len({(row["a"], row["b"]) for row in members})
+        if members:
+            print(f"{'one theta_0' if shared else 'different theta_0'}: whole net, {f'mean of {pairs} pairs' if pairs > 1 else 'one pair'}")
+            print(table("round", [row for row in members if row["layer"] == "total"]))
+            print(f"  by layer, round {last}")
+            print(table("layer", [row for row in members if row["round"] == last]))
+
+
+def print_groups(rows, names):
+    """The groups' figures, a line a round, and what the test can say."""
+    over = f" (± 95 % over {rows[0]['theta0s']} theta_0s)" if rows[0]["theta0s"] > 1 else ""
+    print(f"{names[0]} (a) against {names[1]} (b), Jaccard index of the whole net{over}:")
+    shown = {"between": "between", "±": "between_interval", "same order": "between_same_order", "ceiling": "within", "given |t0|": "theta0"}
+    shown |= {"chance": "chance", "ceiling - between": "difference", "± ": "difference_interval", "p": "p"}
+    print(text_table([{"round": str(row["round"]), **{name: row[column] for name, column in shown.items()}} for row in rows]))
+    test = rows[-1]
+    if not test["within_pairs"]:
+        print("ceiling: not available: needs runs that differ in --order_seed only; so there is no p-value either")
+    elif not test["theta0s"]:
+        print("note: the groups share no theta_0: all pairs are compared, given |t0| is empty, and there is neither an interval nor a p-value")
+    elif not test["relabelings"]:
+        print("note: no theta_0 has pairs both within and between the groups: no p-value")
+    else:
+        print(f"p: {test['relabelings']} relabelings of the runs within each theta_0; the smallest p that they can give is {test['smallest_p']:.3g}")
+        if test["smallest_p"] > 0.05:
+            print("note: with that few runs the test cannot be significant at 0.05: train more --seed or --order_seed")
+    if not np.isnan(test["between_same_order"]):
+        print("between: pairs of different --order_seed, as the ceiling's are; pairs of the same order (their own column) share their batches too")
+
+
+EPILOG = """what the columns mean (CSV: overlap.csv, one row a pair, round and layer):
+  Jaccard       |A and B| / |A or B|, 1 for equal masks; overlap: |A and B| / min(|A|, |B|); Hamming: share of equal entries
+  chance        the same expected of masks of these densities drawn at random in each layer; z: by how many standard deviations
+                the intersection is larger (layers of density 0 or 1 have none)
+  given |t0|    Jaccard expected if the two masks had nothing in common but the rank of the initial weights' magnitudes, and z
+                against that; only for runs that share theta_0
+  with own |t0| Jaccard of each run's mask with the mask of its largest initial weights
+  signs         share of the weights alive in both that trained to the same sign (needs --save_weights)
+  p             of two groups (groups.csv): is the overlap between them lower than within them? Each round's p stands alone, uncorrected
+                for the number of rounds; the row "all" is one test of the mean over the rounds after 0
+
+examples:
+  python tickets.py runs/A runs/B                       two tickets: every round, every layer
+  python tickets.py 'runs/*-lt-*' --round 10            all pairs of many runs, one round, with a heat map
+  python tickets.py --a 'runs/*-clean-lt-*' --b 'runs/*-fgsm0.5-lt-*'
+                                                        do clean and attacked data give different tickets? With the ceiling and a
+                                                        permutation test, if each seed was also trained in other orders:
+  python main.py --attack=fgsm --mix_ratio 0 0.5 --seed 0 1 2 --order_seed 0 1 2
+  python tickets.py runs/A runs/B --function            and do the two networks compute the same?
+"""
+
+
+def make_parser():
+    """The argparse parser of tickets.py."""
+    parser = OneLineParser(
+        prog="tickets.py",
+        usage="python tickets.py (RUN RUN ... | --a RUN ... --b RUN ...) [--flag=value ...]",
+        allow_abbrev=False,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        description="Say whether the tickets (masks) of runs are the same, beside what chance and theta_0 explain.",
+        epilog=EPILOG,
+    )
+    parser.add_argument("runs", nargs="*", metavar="RUN", help="run folders, or quoted patterns such as 'runs/*-lt-*'")
+    parser.add_argument("--a", nargs="+", metavar="RUN", help="first group: runs that differ in --seed and --order_seed only")
+    parser.add_argument("--b", nargs="+", metavar="RUN", help="second group")
+    parser.add_argument("--round", type=whole, metavar="R", help="compare this round only (default: all that every run has; pictures show the last)")
+    parser.add_argument("-o", "--output", default="tickets", metavar="FOLDER", help="where CSV, PNG and PDF files go (default: tickets)")
+    parser.add_argument("--function", action="store_true", help="also agreement, shared errors, CKA and linear mode connectivity of the trained networks")
+    parser.add_argument("--max_pairs", type=whole, default=10, metavar="N", help="pairs that --function compares at most (default: 10)")
+    parser.add_argument("--examples", type=whole, default=2000, metavar="N", help="test images that --function takes at most (default: 2000)")
+    parser.add_argument("--data_dir", default="data", help="where --function finds the data set (default: data)")
+    parser.add_argument("--device", default="auto", choices=("auto", "cpu", "cuda"), help="where --function computes: auto, cpu, cuda (default: auto)")
+    parser.add_argument("--threads", type=whole, default=0, metavar="N", help="CPU threads (default: one for fully connected nets, else all cores)")
+    return parser
+
+
+def expand(patterns):
+    """Paths of run folders from the command line's names and patterns; UserError for a pattern without a match."""
+    paths = []
+    for pattern in patterns:
+        matches = sorted(path for path in glob.glob(pattern) if Path(path).is_dir()) if not Path(pattern).exists() and glob.has_magic(pattern) else [pattern]
+        if not matches:
+            raise UserError(f"{pattern} matches no folder")
+        paths += matches
+    unique = {}
+    for path in paths:
+        if Path(path).resolve() in unique:
+            print(f"note: {path} is given twice and counted once")
+        unique.setdefault(Path(path).resolve(), Path(path))
+    return list(unique.values())
+
+
+def load_all(args):
+    """(tickets, groups) of the command line: groups is {label: "a" or "b"} or None; UserError if they cannot be compared."""
+    if bool(args.a) != bool(args.b):
+        raise UserError("two groups need both --a and --b")
+    if args.a and args.runs:
+        raise UserError("name runs either by themselves or in the groups --a and --b, not both")
+    sides = [expand(names) for names in ((args.a, args.b) if args.a else (args.runs,))]
+    if args.a:
+        both = {path.resolve() for path in sides[0]} & {path.resolve() for path in sides[1]}
+        if both:
+            raise UserError(f"{min(both)} is in both groups")
+    if sum(map(len, sides)) < 2:
+        raise UserError("at least two runs are needed: python tickets.py runs/A runs/B (see --help)")
+    members = [[load_ticket(path) for path in side] for side in sides]
+    tickets = [ticket for side in members for ticket in side]
+    check_alike(tickets)
+    for side, letter in zip(members, "ab", strict=False):
+        if args.a:
+            check_group(side, letter)
+    name_tickets(tickets)
+    if len(tickets) > 2:  # patterns come in the order of hashes
+        members = [sorted(side, key=lambda ticket: _natural(ticket.label)) for side in members]
+    groups = {ticket.label: letter for side, letter in zip(members, "ab", strict=False) for ticket in side}
+    return [ticket for side in members for ticket in side], groups if args.a else None
+
+
+def common_rounds(tickets, wanted):
+    """The rounds to compare: all that every run has, or the wanted one; UserError if a run lacks it."""
+    for ticket in tickets:
+        planned = ticket.flags["prune_iterations"]
+        if ticket.rounds < planned:
+            print(f"note: {ticket.path} has {ticket.rounds} of {planned} rounds")
+    if wanted is not None:
+        for ticket in tickets:
+            if not 0 <= wanted < ticket.rounds:
+                raise UserError(f"--round={wanted}: {ticket.path} has rounds 0 to {ticket.rounds - 1}")
+        return [wanted]
+    shortest = min(tickets, key=lambda ticket: ticket.rounds)
+    if any(ticket.rounds > shortest.rounds for ticket in tickets):
+        print(f"note: rounds 0 to {shortest.rounds - 1} are compared, which is as far as {shortest.path} goes")
+    return list(range(shortest.rounds))
+
+
+def run(args):
+    """Compare, print, then write every file: an error leaves none. Returns the paths of the pictures."""
+    for name, value in (("max_pairs", args.max_pairs), ("examples", args.examples), ("threads", args.threads + 1)):
+        if value < 1:
+            raise UserError(f"--{name}={getattr(args, name)}: {'0 or more' if name == 'threads' else 'at least 1'} is needed")
+    tickets, groups = load_all(args)
+    rounds = common_rounds(tickets, args.round)
+    set_threads(args.threads, small=is_small(tickets[0].flags["arch_type"]))
+    labels = [ticket.label for ticket in tickets]
+    kinds = {(a, b): "within" if groups[a] == groups[b] else "between" for a, b in combinations(labels, 2)} if groups else {}
+    pairs = pairs_of(tickets, kinds, args) if args.function else []
+    if pairs:
+        from function import check_pairs
+
+        check_pairs(pairs, rounds)
+    shared = len({ticket.theta0 for ticket in tickets}) < len(tickets)
+    rows = compare_runs(tickets, rounds, kinds)
+    print_overlap(rows)
+    if not shared:
+        print("note: no two of these runs share theta_0: what is given |t0| is empty")
+    files, figures = {"overlap": rows}, {}
+    figures["overlap"] = layers_figure(rows, labels) if len(tickets) == 2 else pairs_figure(rows, labels, rounds[-1])
+    names = group_names(tickets, groups) if groups else None
+    if groups:
+        total = [row for row in rows if row["layer"] == "total"]
+        by_label = {ticket.label: ticket for ticket in tickets}
+        blocks, orders = ({label: of(ticket) for label, ticket in by_label.items()} for of in (lambda t: t.theta0, lambda t: order_of(t.flags)))
+        files["groups"] = groups_by_round(total, groups, blocks, orders)
+        print_groups(files["groups"], names)
+        figures["groups"] = groups_figure(files["groups"], f"tickets of {names[0]} and {names[1]}")
+    counts = first_layer_counts(tickets, groups, names, rounds[-1])
+    if counts:
+        figures["first_layer"] = first_layer_figure(counts, rounds[-1], difference=bool(groups))
+    if pairs:
+        import function
+
+        files["function"] = function.compare_runs(pairs, rounds, args.data_dir, args.examples, pick_device(args.device, None))
+        figures["function"] = function.function_figure(files["function"], "networks of two tickets compared on clean test images")
+    return write_all(Path(args.output), files, figures)
+
+
+def pairs_of(tickets, kinds, args):
+    """The pairs that --function compares, as dicts: first, second, kind, block (theta_0, None if it is not shared)."""
+    from function import choose_pairs
+
+    pairs = [
+        {"first": one, "second": other, "kind": kinds.get((one.label, other.label), ""), "block": one.theta0 if one.theta0 == other.theta0 else None}
+        for one, other in combinations(tickets, 2)
+    ]
+    chosen = choose_pairs(pairs, args.max_pairs)
+    if len(chosen) < len(pairs):
+        print(f"note: --function compares {len(chosen)} of {len(pairs)} pairs: those that share theta_0, at most --max_pairs={args.max_pairs}")
+    return chosen
+
+
+def group_names(tickets, groups):
+    """What tells group a from group b, in words; "a" and "b" if only their seeds do."""
+    firsts = [next(ticket for ticket in tickets if groups[ticket.label] == letter) for letter in "ab"]
+    names = label_runs([{**ticket.flags, "seed": 0, "order_seed": 0} for ticket in firsts])
+    return names if all(names) and names[0] != names[1] else ["a", "b"]
+
+
+def first_layer_counts(tickets, groups, names, number):
+    """{name: (H, W)} for the picture of the first layer: each group's mean, or up to twelve runs; empty where there is no such picture."""
+    if pixel_counts(tickets[0], number) is None:
+        return {}
+    if not groups:
+        if len(tickets) > 12:
+            print("note: the picture of the first layer shows the first 12 runs")
+        return {ticket.label: pixel_counts(ticket, number) for ticket in tickets[:12]}
+    each = {letter: [pixel_counts(ticket, number) for ticket in tickets if groups[ticket.label] == letter] for letter in "ab"}
+    return {name: np.mean(each[letter], axis=0) for name, letter in zip(names, "ab", strict=True)}
+
+
+def write_all(output, files, figures):
+    """Write tables and figures; returns the paths of the PNGs."""
+    from plots import save_figure
+
+    for name, rows in files.items():
+        # an empty cell, not the word nan
+        write_csv(output / f"{name}.csv", [{key: "" if isinstance(value, float) and np.isnan(value) else value for key, value in row.items()} for row in rows])
+    for name, figure in figures.items():
+        save_figure(figure, output / name)
+    return [output / f"{name}.png" for name in figures]
+
+
+def main(argv=None):
+    """Compare the tickets on the command line; returns the exit code."""
+    try:
+        args = make_parser().parse_args(argv)
+        import seaborn  # here: --help need not wait for it
+
+        seaborn.set_theme(style="whitegrid", context="paper")
+        for path in run(args):
+            print(path)
+    except UserError as error:
+        print(f"tickets.py: error: {error}", file=sys.stderr)
+        return 2
+    except OSError as error:
+        print(f"tickets.py: error: {error.filename or args.output} cannot be written ({error.strerror})", file=sys.stderr)
+        return 2
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
