@@ -15,6 +15,7 @@ import json
 import math
 import os
 import re
+import shlex
 from dataclasses import dataclass, field
 from fractions import Fraction
 from pathlib import Path
@@ -194,8 +195,17 @@ class RunConfig:
     cache_dir: str = flag("cache", "where surrogates and attacked images are kept", group="machine", result=False)
     runs_dir: str = flag("runs", "where run folders go", group="machine", result=False)
     cohort_size: int = flag(0, "runs that train together; 0: what fits the device and helps (one on a CPU)", group="machine", result=False)
-    workers: int = flag(0, "processes that share the runs of a list; 0: on a CPU one a core, 16 at most; 1 on a GPU", group="machine", result=False)
+    engine: str = flag("local", "what trains the runs of a list: processes on this machine, or a Ray cluster", "", "machine", ("local", "ray"), result=False)
+    workers: int = flag(0, "local: processes that share the runs; 0: one a GPU, or on a CPU one a core, 16 at most", group="machine", result=False)
+    ray_address: str = flag("", "ray: the cluster's address, such as auto; without it, one is started on this machine", group="machine", result=False)
+    gpu_share: float = flag(1.0, "ray: the share of a GPU that a cohort asks for; 0.5 puts two on each", group="machine", result=False)
     save_weights: str = flag("best", "which trained weights to keep each round", group="machine", names=("best", "last", "none"), result=False)
+    save_freq: int = flag(
+        1,
+        "keep where training is each so many epochs, if saving takes no more than a twentieth of the time; a kill loses what came after",
+        group="machine",
+        result=False,
+    )
     print_freq: int = flag(1, "refresh the progress bar each so many epochs", group="machine", result=False)
 
     data_id: str = flag("", "not a flag: which file an .npz data set is, so that another one of its name is another run")
@@ -299,39 +309,62 @@ def make_parser():
         help="insist on going on with a run: FOLDER's, with its flags, or the one these flags name "
         "(the same command goes on by itself where it was)",
     )  # fmt: skip
+    groups["machine"].add_argument("--print_commands", action="store_true", help="print a command for each run, for GNU parallel or Slurm; run nothing")
     groups["machine"].add_argument("--dry_run", action="store_true", help="print the runs, done or to do, and which would train together; run nothing")
     return parser
 
 
-def parse_runs(argv=None):
-    """Turn the command line into (RunConfigs, resume, dry_run): the product of the flags' lists; UserError if it makes no sense.
+@dataclass(frozen=True)
+class Request:
+    """A command line: its runs, a command for each of them alone, and what is to be done with them. resume is None, "" or a folder."""
 
-    resume is None, "" or a folder.
-    """
+    configs: list
+    commands: list
+    resume: str | None
+    dry_run: bool
+    print_commands: bool
+
+
+def parse_runs(argv=None):
+    """Turn the command line into a Request, whose runs are the product of the flags' lists; UserError if it makes no sense."""
     given = vars(make_parser().parse_args(argv))
-    resume, dry_run, preset = given.pop("resume", None), given.pop("dry_run", False), given.pop("preset", None)
+    resume, preset = given.pop("resume", None), given.pop("preset", None)
+    dry_run, print_commands = given.pop("dry_run", False), given.pop("print_commands", False)
     lists = {name: values for name, values in given.items() if isinstance(values, list) and name != "eval_attacks"}
     for name, values in lists.items():
         twice = [value for value in values if values.count(value) > 1]
         if twice:
             raise UserError(f"--{name} names {_show(twice[0])} twice: each value once")
-    configs = []
-    for values in itertools.product(*lists.values()):
-        configs.append(_one_run(given | dict(zip(lists, values, strict=True)), resume, preset))
+    each = [given | dict(zip(lists, values, strict=True)) for values in itertools.product(*lists.values())]
+    commands = [command_line(flags | ({"preset": preset} if preset else {})) for flags in each]
+    configs = [_one_run(flags, resume, preset) for flags in each]
     for name, same in itertools.groupby(sorted(configs, key=lambda c: c.run_name), key=lambda c: c.run_name):
         if len(list(same)) > 1:
             raise UserError(f"two combinations of these flags are the same run, {name}: leave one out")
     if resume and len(configs) > 1:
         raise UserError(f"--resume={resume} goes on with one run: no flag can have several values")
-    return configs, resume, dry_run
+    return Request(configs, commands, resume, dry_run, print_commands)
+
+
+def command_line(flags):
+    """The shell command of one run, from its explicit flags."""
+    words = ["python", "main.py"]
+    for name, value in flags.items():
+        if value is True:
+            words.append(f"--{name}")
+        elif isinstance(value, list):
+            words += [f"--{name}", *value]
+        else:
+            words.append(f"--{name}={value!r}" if isinstance(value, float) else f"--{name}={value}")
+    return shlex.join(words)
 
 
 def parse(argv=None):
     """Turn the command line of one run into (RunConfig, resume)."""
-    configs, resume, _ = parse_runs(argv)
-    if len(configs) != 1:
-        raise UserError(f"these flags name {len(configs)} runs where one is needed")
-    return configs[0], resume
+    request = parse_runs(argv)
+    if len(request.configs) != 1:
+        raise UserError(f"these flags name {len(request.configs)} runs where one is needed")
+    return request.configs[0], request.resume
 
 
 def _one_run(given, resume, preset):
@@ -522,10 +555,12 @@ def _check(config):
         (config.valid_freq >= 1, "valid_freq", "at least 1"),
         (config.valid_steps >= 0, "valid_steps", "0 or more"),
         (config.print_freq >= 1, "print_freq", "at least 1"),
+        (config.save_freq >= 1, "save_freq", "at least 1"),
         (0 <= config.threads <= max(os.cpu_count() or 1, 64), "threads", "from 0 (chosen by the network) to the number of cores"),
         (config.cohort_size >= 0, "cohort_size", "0 (chosen by the device) or more"),
         (0 <= config.workers <= 1024, "workers", "from 0 (chosen by the device) to 1024"),
         (config.gpu is None or config.gpu >= 0, "gpu", "0 or more"),
+        (0 < config.gpu_share <= 1, "gpu_share", "more than 0 and at most 1"),
     ]
     for holds, name, right in rules:
         if not holds:

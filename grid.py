@@ -1,11 +1,24 @@
-"""Many runs: which can train together, and which process trains them."""
+"""Many runs: which can train together, which process or machine trains them, and how the study stands.
+
+python main.py --prune_type lt reinit --seed 0 1 2 ...                    # this machine: a process a core, or a GPU
+python main.py --engine=ray --ray_address=auto --prune_type lt reinit ... # a Ray cluster, whose nodes share --runs_dir
+python main.py --print_commands --prune_type lt reinit ... | parallel     # a command a run, for whatever starts commands
+"""
 
 import dataclasses
 import json
 import os
+import signal
+import socket
+import sys
+import threading
+import time
+from pathlib import Path
 
 from archs import WITH_DROPOUT
-from utils import cores
+from utils import UserError, cores, is_small, one_line, stop
+
+TRIES = 3  # of a cohort whose process is killed
 
 # what each run of a cohort can have for its own
 OWN = {
@@ -15,10 +28,24 @@ OWN = {
 }  # fmt: skip
 
 
+@dataclasses.dataclass
+class Outcome:
+    """What became of a run: "done", "diverged", "failed", "died" (its process was killed) or "held" by another process, and why."""
+
+    path: str
+    state: str
+    reason: str = ""
+
+
+# What trains together --------------------------------------------------------------------------
+
+
 def shared_by_a_cohort(run):
-    """What runs must have in common to train together: all flags but OWN, the round they are at, and whether they have dropout."""
+    """What runs must have in common to train together: all flags but OWN, the round and step they are at, and whether they have dropout."""
     config = run.config
-    shared = {name: value for name, value in config.flags().items() if name not in OWN} | {"round": run.progress.next_round}
+    shared = {name: value for name, value in config.flags().items() if name not in OWN}
+    partial = run.progress.partial
+    shared |= {"round": run.progress.next_round, "place": (partial["epoch"], partial["step"], sorted(partial["moments"])) if partial else None}
     if config.attack_mode == "online":  # one attack is made for all runs of a batch
         shared |= {name: getattr(config, name) for name in ("attack", "mix_ratio", "norm", "epsilon", "attack_steps", "attack_step_size", "restarts")}
     if config.arch_type in WITH_DROPOUT:  # its draws are a run's own, so it trains alone
@@ -39,9 +66,16 @@ def cohorts(runs):
 
 def default_cohort_size(config):
     """64 on a GPU, which one small net leaves idle; 1 on a CPU, where stacking runs was measured to save nothing."""
+    return 64 if gpus(config) else 1
+
+
+def gpus(config):
+    """How many GPUs these flags let this machine use; of --gpu one."""
     import torch
 
-    return 64 if config.device != "cpu" and torch.cuda.is_available() else 1
+    if config.device == "cpu" or not torch.cuda.is_available():
+        return 0
+    return torch.cuda.device_count() if config.gpu is None else 1
 
 
 def print_plan(runs, waiting):
@@ -53,46 +87,228 @@ def print_plan(runs, waiting):
     print(f"{len(runs)} runs, {len(runs) - len(waiting)} done, {len(waiting)} to do in {len(plan)} cohorts of up to {max(map(len, plan), default=0)}")
 
 
+# Engines ---------------------------------------------------------------------------------------
+
+
 def run_all(runs):
-    """Train the cohorts of these runs, in several processes where there are several; returns how many runs diverged."""
-    from main import run_cohort
-
-    plan = list(cohorts(runs))
-    workers = min(len(plan), (runs[0].config.workers or default_workers(runs[0].config)) if runs else 1)
-    if workers <= 1:
-        return sum(len(run_cohort(cohort)) for cohort in plan)
-
-    from concurrent.futures import ProcessPoolExecutor, as_completed
-    from multiprocessing import get_context
-
-    from tqdm import tqdm
-
-    threads = max(1, cores() // workers)
-    jobs = [[(dataclasses.replace(run.config, threads=run.config.threads or threads), run.folder.path) for run in cohort] for cohort in plan]
-    print(f"{len(runs)} runs in {workers} processes of {jobs[0][0][0].threads} thread(s)")
-    # spawned, not forked: torch's threads do not survive a fork
-    with ProcessPoolExecutor(workers, get_context("spawn"), initializer=no_bars) as pool:
-        futures = [pool.submit(work, job) for job in jobs]
-        return sum(future.result() for future in tqdm(as_completed(futures), total=len(futures), desc="cohorts", disable=None))
+    """Train the cohorts of these runs by --engine; returns an Outcome a run."""
+    if not runs:
+        return []
+    plan, config = list(cohorts(runs)), runs[0].config
+    if config.engine == "ray":
+        return on_ray(plan, config)
+    workers = min(len(plan), config.workers or default_workers(config))
+    if workers > 1:
+        return in_processes(plan, workers)
+    return [outcome for cohort in plan for outcome in attempt(cohort, alone=len(plan) == 1)]
 
 
 def default_workers(config):
-    """One process a core on a CPU, where a run alone would leave them idle or waiting for each other, 16 at most; one on a GPU."""
-    import torch
-
-    return 1 if config.device != "cpu" and torch.cuda.is_available() else min(cores(), 16)
+    """A process a GPU; without one, a process a core, 16 at most, where a run alone would leave cores idle or waiting for each other."""
+    return gpus(config) or min(cores(), 16)
 
 
-def no_bars():
-    """In a worker: bars of several processes would write over each other."""
-    os.environ["TQDM_DISABLE"] = "1"
+def attempt(runs, alone=False):
+    """main.run_cohort; what the user must mend fails these runs and not the study, unless they are all there is of it."""
+    from main import run_cohort
+
+    try:
+        return run_cohort(runs)
+    except (UserError, OSError) as error:
+        if alone:
+            raise
+        reason = f"{error.filename or ''} {error.strerror or error}" if isinstance(error, OSError) else str(error)
+        return [Outcome(str(run.folder.path), "failed", one_line(reason)) for run in runs]
+
+
+def jobs_of(plan, threads):
+    """[(config, folder)] of each cohort, with absolute paths and `threads` threads unless --threads says else: what another process needs."""
+
+    def moved(config):
+        folders = {name: str(Path(getattr(config, name)).absolute()) for name in ("data_dir", "cache_dir", "runs_dir")}
+        return dataclasses.replace(config, threads=config.threads or threads, **folders)
+
+    return [[(moved(run.config), run.folder.path.absolute()) for run in cohort] for cohort in plan]
 
 
 def work(job):
-    """What a worker does with a cohort: [(config, folder)]; returns how many of its runs diverged."""
-    from main import open_run, run_cohort
+    """What another process does with a cohort's job: as `attempt`, or nothing if it is being stopped."""
+    from main import open_run
 
     try:
-        return len(run_cohort([open_run(config, folder if folder.name != config.run_name else None) for config, folder in job]))
-    except KeyboardInterrupt:  # the terminal tells every process; the parent says so
-        return 0
+        if stop.signal:
+            return []
+        job = [(dataclasses.replace(config, gpu=_gpu) if _gpu is not None else config, folder) for config, folder in job]
+        return attempt([open_run(config, folder if folder.name != config.run_name else None) for config, folder in job])
+    except UserError as error:
+        return [Outcome(str(folder), "failed", one_line(error)) for _, folder in job]
+    except KeyboardInterrupt:  # the parent says so
+        return []
+    finally:
+        if _parent and os.getppid() != _parent:  # nobody will ask for more, nor close the queue
+            os._exit(128 + signal.SIGTERM)
+
+
+_parent, _gpu = None, None  # of a worker process: whose it is, and its GPU where there are several
+
+
+def begin_worker(parent, free_gpus):
+    """In a worker: no bars, which several processes would write over each other; signals keep the state; it ends when its parent has."""
+    global _parent, _gpu
+    os.environ["TQDM_DISABLE"] = "1"
+    stop.listen()
+    _parent = parent
+    _gpu = free_gpus.get() if free_gpus else None
+
+    def watch():
+        while os.getppid() == parent:
+            time.sleep(1)
+        os.kill(os.getpid(), signal.SIGTERM)
+
+    threading.Thread(target=watch, daemon=True).start()
+
+
+def in_processes(plan, workers):
+    """Each cohort in one of that many processes. Where one is killed the unfinished cohorts go on in fresh ones, each TRIES times at most."""
+    from concurrent.futures import FIRST_COMPLETED, ProcessPoolExecutor, wait
+    from concurrent.futures.process import BrokenProcessPool
+    from multiprocessing import active_children, get_context
+
+    context, config = get_context("spawn"), plan[0][0].config  # spawned, not forked: torch's threads do not survive a fork
+    threads, several = max(1, cores() // workers), gpus(config) > 1
+    print(f"{sum(map(len, plan))} runs in {workers} processes of {config.threads or threads} thread(s)")
+    jobs, outcomes, tries = dict(enumerate(jobs_of(plan, threads))), [], dict.fromkeys(range(len(plan)), 0)
+    with Board(plan) as board:
+        while jobs:
+            free_gpus = None
+            if several:
+                free_gpus = context.Manager().Queue()
+                for worker in range(workers):
+                    free_gpus.put(worker % gpus(config))
+            with ProcessPoolExecutor(workers, context, initializer=begin_worker, initargs=(os.getpid(), free_gpus)) as pool:
+                waiting = {pool.submit(work, job): place for place, job in jobs.items()}
+                begun = set()
+                try:
+                    while waiting:
+                        begun |= {place for future, place in waiting.items() if future.running()}
+                        for future in wait(waiting, timeout=1, return_when=FIRST_COMPLETED).done:
+                            outcomes += future.result()
+                            del jobs[waiting.pop(future)]
+                        board.look(outcomes)
+                except BrokenProcessPool:
+                    print("note: a worker process was killed; what it had begun goes on from where it was", file=sys.stderr)
+                    for place in begun & jobs.keys():
+                        tries[place] += 1
+                        if tries[place] == TRIES:
+                            reason = f"its process was killed {TRIES} times: out of memory? fewer --workers may help"
+                            outcomes += [Outcome(str(folder), "died", reason) for _, folder in jobs.pop(place)]
+                except KeyboardInterrupt as error:
+                    # Ctrl-C reaches every process of a terminal, SIGTERM only this one
+                    if getattr(error, "signal", None) == signal.SIGTERM:
+                        for child in active_children():
+                            child.terminate()
+                    pool.shutdown(cancel_futures=True)
+                    raise
+    return outcomes
+
+
+def on_ray(plan, config):
+    """Each cohort as a Ray task, on whatever node has room: every node sees the same folders, so a task that is killed goes on elsewhere."""
+    try:
+        import ray
+    except ImportError:
+        raise UserError("--engine=ray needs Ray: pip install -r requirements-grid.txt") from None
+    start_ray(ray, config)
+    threads = config.threads or (1 if is_small(config.arch_type) else max(1, int(ray.cluster_resources().get("CPU", 1)) // len(plan)))
+    share = config.gpu_share if config.device != "cpu" and ray.cluster_resources().get("GPU") else 0
+    task = ray.remote(num_cpus=threads, num_gpus=share, max_retries=TRIES - 1)(ray_work)
+    outcomes, failures = [], (ray.exceptions.RayTaskError, ray.exceptions.RaySystemError, ray.exceptions.RayError)
+    waiting = {task.remote(job): job for job in jobs_of(plan, threads)}
+    print(f"{sum(map(len, plan))} runs in {len(plan)} Ray tasks of {threads} CPU(s)" + (f" and {share:g} GPU" if share else ""))
+    with Board(plan) as board:
+        try:
+            while waiting:
+                for done in ray.wait(list(waiting), timeout=1)[0]:
+                    job = waiting.pop(done)
+                    try:
+                        outcomes += ray.get(done)
+                    except failures as error:
+                        outcomes += [Outcome(str(folder), "died", one_line(str(error).splitlines()[-1])) for _, folder in job]
+                board.look(outcomes)
+        except KeyboardInterrupt:
+            for reference in waiting:
+                ray.cancel(reference)
+            ray.wait(list(waiting), num_returns=len(waiting), timeout=60)
+            raise
+        finally:
+            ray.shutdown()
+    return outcomes
+
+
+def start_ray(ray, config):
+    """Join the cluster at --ray_address, or start one on this machine that listens on the loopback address only."""
+    here = {"runtime_env": {"env_vars": {"PYTHONPATH": str(Path(__file__).parent)}}, "log_to_driver": False, "logging_level": "ERROR"}
+    if config.ray_address:
+        try:
+            host, _, port = config.ray_address.removeprefix("ray://").rpartition(":")
+            if port.isdigit():  # Ray itself asks a dead address for minutes
+                socket.create_connection((host, int(port)), timeout=10).close()
+            ray.init(address=config.ray_address, **here)
+        except (OSError, ValueError, RuntimeError, OverflowError) as error:
+            raise UserError(f"--ray_address={config.ray_address}: no Ray cluster answers there ({one_line(error)})") from None
+    else:
+        ray.init(address="local", include_dashboard=False, _node_ip_address="127.0.0.1", **here)
+
+
+def ray_work(job):
+    """`work` in a Ray task."""
+    os.environ["TQDM_DISABLE"] = "1"
+    stop.listen()
+    return work(job)
+
+
+# How the study stands --------------------------------------------------------------------------
+
+
+class Board:
+    """One bar over the rounds of a whole study, read off the run folders, with the runs that are done, running, failed and to go."""
+
+    def __init__(self, plan):
+        from tqdm import tqdm
+
+        self.runs = [run for cohort in plan for run in cohort]
+        self.bar = tqdm(total=sum(run.config.prune_iterations for run in self.runs), desc="study", unit="round", disable=None)
+        self.bar.update(self._rounds())
+        self.bar.start_t, self.bar.initial = time.time(), self.bar.n  # the time left goes by this call's rounds
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *error):
+        self.bar.close()
+
+    def _rounds(self):
+        return sum(run.folder.rounds_done() for run in self.runs)
+
+    def look(self, outcomes):
+        """Read the folders and show how far they are."""
+        if self.bar.disable:
+            return
+        done = sum(outcome.state == "done" for outcome in outcomes)
+        running = sum((run.folder.path / "holder.json").exists() for run in self.runs)
+        failed = len(outcomes) - done
+        self.bar.n = self._rounds()
+        self.bar.set_postfix_str(f"{done} done, {running} running, {failed} failed, {len(self.runs) - len(outcomes) - running} to go")
+
+
+def report(outcomes, before):
+    """Print what failed and why, and for several runs a table; returns main's exit code. before: how many runs were done already."""
+    for outcome in outcomes:
+        if outcome.state != "done":
+            print(f"main.py: {outcome.state}: {outcome.path}: {outcome.reason}", file=sys.stderr)
+    states = {outcome.state for outcome in outcomes}
+    if len(outcomes) + before > 1:
+        counts = {state: sum(outcome.state == state for outcome in outcomes) for state in ("done", "diverged", "failed", "died", "held")}
+        counts["done"] += before
+        print("runs: " + ", ".join(f"{count} {state}" for state, count in counts.items() if count))
+    return 1 if states & {"diverged", "died"} else 2 if states & {"held", "failed"} else 0

@@ -17,8 +17,8 @@ from pathlib import Path
 
 import grid
 from config import RunConfig, attack_settings, parse_runs
-from runfolder import Progress, RunFolder
-from utils import UserError, eval_examples, is_small, pick_device, set_threads, stream
+from runfolder import Keeper, Progress, RunFolder
+from utils import Interrupted, UserError, eval_examples, is_small, one_line, pick_device, set_threads, stop, stream
 
 
 @dataclass
@@ -32,29 +32,32 @@ class Run:
 
 
 def main(argv=None):
-    """Run what the flags say; returns the exit code: 0, 1 if training diverged, 2 for flags or files to mend."""
+    """Run what the flags say; returns the exit code: 0, 1 if a run failed, 2 for flags or files to mend, 128 + a signal's number."""
+    stop.listen()
     try:
-        configs, resume, dry_run = parse_runs(argv)
-        runs = [open_run(config, resume) for config in configs]
+        request = parse_runs(argv)
+        if request.print_commands:
+            print(*request.commands, sep="\n")
+            return 0
+        runs = [open_run(config, request.resume) for config in request.configs]
         waiting = [run for run in runs if not run.folder.done]
-        if dry_run:
+        if request.dry_run:
             grid.print_plan(runs, waiting)
             return 0
         for run in runs:
             if run.folder.done:
                 print(f"done already: {run.folder.path}")
-        diverged = grid.run_all(waiting)
+        return grid.report(grid.run_all(waiting), before=len(runs) - len(waiting))
     except UserError as error:
-        print(f"main.py: error: {' '.join(str(error).split())}", file=sys.stderr)
+        print(f"main.py: error: {one_line(error)}", file=sys.stderr)
         return 2
     except OSError as error:  # a full disk, a folder that turned read-only: what is finished stays
         where = f"{error.filename}: " if error.filename else ""
         print(f"main.py: error: {where}{error.strerror or error}; mend that, and the same command goes on", file=sys.stderr)
         return 2
-    except KeyboardInterrupt:
-        print("main.py: stopped; the same command goes on with the round it was in", file=sys.stderr)
-        return 130
-    return 1 if diverged else 0
+    except KeyboardInterrupt as error:
+        print("main.py: stopped; the same command goes on where it was", file=sys.stderr)
+        return 128 + getattr(error, "signal", 2)
 
 
 def open_run(config, resume=None):
@@ -64,7 +67,30 @@ def open_run(config, resume=None):
 
 
 def run_cohort(runs):
-    """Runs that train together, from their folders' last round to the end; halved where memory does not hold them. Returns those that diverged."""
+    """Train runs together, from where their folders are to the end; returns a grid.Outcome a run."""
+    outcomes, held = [], []
+    try:
+        for run in runs:
+            run.folder.check_writable()
+            if run.folder.hold():
+                held.append(run)
+            else:
+                outcomes.append(grid.Outcome(str(run.folder.path), "held", f"{run.folder.holder()} has it, and it is left to that"))
+        for run in held:  # as it is now: another process may have worked on it since it was looked at
+            run.progress = run.folder.progress(run.config)
+        waiting = [run for run in held if not run.folder.done]
+        diverged = {run.folder.path: str(error) for cohort in grid.cohorts(waiting) for run, error in train_or_halve(cohort)}
+    finally:
+        for run in held:
+            run.folder.release()
+    for run in held:
+        path = run.folder.path
+        outcomes.append(grid.Outcome(str(path), "diverged", diverged[path]) if path in diverged else grid.Outcome(str(path), "done"))
+    return outcomes
+
+
+def train_or_halve(runs):
+    """train_cohort, in halves where memory does not hold the runs; returns (run, error) of those that diverged."""
     import torch
 
     try:
@@ -75,12 +101,13 @@ def run_cohort(runs):
     half = len(runs) // 2
     print(f"note: {len(runs)} runs together do not fit the device's memory; going on with {half} and {len(runs) - half}")
     torch.cuda.empty_cache()
-    fresh = [open_run(run.config, run.folder.path if run.folder.path.name != run.config.run_name else None) for run in runs]
-    return [run for part in (fresh[:half], fresh[half:]) for kind in grid.cohorts(part) for run in run_cohort(kind)]
+    for run in runs:
+        run.progress = run.folder.progress(run.config)
+    return [failed for part in (runs[:half], runs[half:]) for cohort in grid.cohorts(part) for failed in train_or_halve(cohort)]
 
 
 def train_cohort(runs):
-    """One attempt of run_cohort."""
+    """Train runs of one kind (grid.shared_by_a_cohort) together; returns (run, error) of those that diverged."""
     import torch
     from tqdm import tqdm
 
@@ -98,7 +125,6 @@ def train_cohort(runs):
                 f"--start_iter={run.config.start_iter}: {run.folder.path} has {run.progress.next_round} finished rounds: "
                 "start with the first missing one, or an earlier one"
             )
-        run.folder.check_writable()
     device = pick_device(shared.device, shared.gpu, tqdm.write)
     torch.set_float32_matmul_precision("high" if shared.precision == "tf32" else "highest")
     torch.set_flush_denormal(True)  # the optimiser's moments of dead units decay into denormals, which are slow
@@ -121,7 +147,7 @@ def train_cohort(runs):
         run.progress.theta0 = run.progress.theta0 or rewinding.theta0(run.config, fresh)
         run.progress.masks = run.progress.masks or rewinding.masks_of_round(run.config, run.progress, 0, None, model, None)
         run.report = report
-        run.folder.start(run.config, device, run.progress.theta0, report, samples)
+        run.folder.start(run.config, device, run.progress.theta0, report, samples, tqdm.write)
         run.folder.restore_tables(run.progress)
         if run.progress.next_round == 0:
             run.folder.log_samples(run.config, samples)
@@ -135,7 +161,7 @@ def train_cohort(runs):
 def rounds(runs, model, fresh, images, device):
     """The lottery ticket experiment (Frankle & Carbin 2019, section 1): train, test, prune, rewind, round by round.
 
-    Returns the runs that diverged.
+    Returns (run, error) of those that diverged.
     """
     import rewinding
     import train
@@ -147,8 +173,12 @@ def rounds(runs, model, fresh, images, device):
             began = time.perf_counter()
             starts = [rewinding.start_weights(run.config, run.progress, number, fresh) for run in runs]
             cohort = train.Cohort(model, starts, [run.progress.masks for run in runs], device, runs[0].config.precision)
+            keeper = Keeper(runs, stop)
             try:
-                fit = train.fit(cohort, images.train, [run.config for run in runs], number, bars.epoch)
+                with stop.deferring():
+                    fit = train.fit(cohort, images.train, [run.config for run in runs], number, bars.epoch, keeper)
+            except train.Stopped:
+                raise Interrupted(stop.signal) from None
             except train.Diverged as error:  # those runs end alone; the others do this round again without them
                 diverged += [(runs[place], error) for place in error.runs]
                 kept = [place for place in range(len(runs)) if place not in error.runs]
@@ -166,14 +196,7 @@ def rounds(runs, model, fresh, images, device):
     for run in runs:
         run.folder.finish(run.config)
         print(f"done: {run.folder.path}")
-    for run, error in diverged:
-        say_diverged(run, error)
-    return [run for run, _ in diverged]
-
-
-def say_diverged(run, error):
-    """Tell of a run that ends here; its finished rounds stay."""
-    print(f"main.py: diverged: {run.folder.path}: {error}", file=sys.stderr)
+    return diverged
 
 
 def split(cohort, state):

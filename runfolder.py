@@ -3,15 +3,19 @@
 Reading functions serve plots.py and whoever compares runs; they never need the code that trained.
 """
 
+import contextlib
 import json
 import os
+import platform
 import shutil
 import tempfile
+import time
+import zipfile
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from config import must_match
-from utils import UserError, load_tensors, provenance, read_csv, save_tensors, write_atomic, write_csv, write_json, write_text
+from utils import UserError, fingerprint, load_tensors, provenance, read_csv, save_tensors, write_atomic, write_csv, write_json, write_text
 
 
 @dataclass
@@ -25,6 +29,7 @@ class Progress:
     trained: dict | None = None  # what one-shot prunes each time, the dense net's; what finetune goes on with, the last round's
     epochs: list = field(default_factory=list)  # rows of epochs.csv
     rounds: list = field(default_factory=list)  # rows of rounds.csv
+    partial: dict | None = None  # where within the next round training is (train.Place.states), if it has begun
 
 
 class RunFolder:
@@ -35,6 +40,8 @@ class RunFolder:
         self.theta0 = self.path / "theta0.safetensors"
         self.rewind = self.path / "rewind.safetensors"
         self.checkpoint = self.path / "checkpoint.pt"
+        self.partial = self.path / "partial.pt"
+        self.lock = None
         self.epochs = self.path / "epochs.csv"
         self.rounds = self.path / "rounds.csv"
         self.tensorboard = None
@@ -52,6 +59,13 @@ class RunFolder:
         """weights/round_03.safetensors"""
         return self.path / "weights" / f"round_{number:02}.safetensors"
 
+    def rounds_done(self):
+        """How many rounds rounds.csv has; 0 where it cannot be read."""
+        try:
+            return max(0, self.rounds.read_bytes().count(b"\n") - 1)
+        except OSError:
+            return 0
+
     def flags(self):
         """The saved flags; UserError if this is not a run folder."""
         path = self.path / "config.json"
@@ -67,18 +81,29 @@ class RunFolder:
                 raise UserError(f"--resume: there is no run at {self.path}; leave --resume out to start it")
             return Progress()
         must_match(config, self.flags(), self.path)
-        if not self.checkpoint.exists():
+        if self.done:  # a study of a thousand finished runs is skipped in seconds
             return Progress()
+        if not self.checkpoint.exists():
+            return Progress(partial=_load_partial(self.partial, 0))
         state = _load_checkpoint(self.checkpoint)
         before = state["next_round"]
+        kept = {name: load_tensors(path) if state[name] else None for name, path in (("theta0", self.theta0), ("rewind", self.rewind))}
+        for name, tensors in kept.items():
+            if _sum(tensors) != state[name]:
+                raise UserError(f"{self.path / name}.safetensors is not the one that checkpoint.pt is of: remove {self.path} to start that run again")
+        for row in state["rounds"]:
+            path = self.masks(row["round"])
+            if sum(int(mask.sum()) for mask in load_tensors(path).values()) != row["kept"]:
+                raise UserError(f"{path} is not the mask that the run's checkpoint tells of: remove {self.path} to start that run again")
         return Progress(
             before,
             state["masks"],
-            load_tensors(self.theta0),
-            load_tensors(self.rewind) if self.rewind.exists() else None,
+            kept["theta0"],
+            kept["rewind"],
             state["trained"] or None,
             state["epochs"],
             state["rounds"],
+            _load_partial(self.partial, before),
         )
 
     def check_fits(self, progress, model, config):
@@ -92,6 +117,8 @@ class RunFolder:
         whole = whole and [row["round"] for row in progress.rounds] == list(range(progress.next_round)) and progress.next_round <= config.prune_iterations
         if progress.next_round and not whole:
             raise UserError(f"{self.path} holds a damaged checkpoint or theta_0: remove the folder to start that run again")
+        if progress.partial and {name: tensor.shape for name, tensor in progress.partial["weights"].items()} != shapes:
+            progress.partial = None  # of another network: the round begins again
 
     def check_writable(self):
         """UserError unless the folder can be made and written; leaves nothing behind."""
@@ -102,7 +129,7 @@ class RunFolder:
         except OSError as error:
             raise UserError(f"--runs_dir: {self.path} cannot be written ({os.strerror(error.errno)}): name a folder that can") from error
 
-    def start(self, config, device, theta0, report=None, samples=None):
+    def start(self, config, device, theta0, report=None, samples=None, say=print):
         """Write what is known before round 0; an existing run keeps what it has."""
         for leftover in self.path.rglob(".tmp-*"):  # of a process that was killed while it wrote
             shutil.rmtree(leftover) if leftover.is_dir() else leftover.unlink()
@@ -114,8 +141,21 @@ class RunFolder:
             from plots import draw_samples
 
             write_atomic(self.path / "attacked_samples.png", lambda path: draw_samples(*samples, path))
+        now = provenance(device)
         if not (self.path / "config.json").exists():  # last: it makes the folder a run
-            write_json(self.path / "config.json", {"flags": config.flags(), "provenance": provenance(device)})
+            write_json(self.path / "config.json", {"flags": config.flags(), "provenance": now})
+        else:
+            self._note_other_code(now, say)
+
+    def _note_other_code(self, now, say):
+        """Say, and add to config.json, that a run goes on under another revision or other libraries than it was last trained by."""
+        saved = json.loads((self.path / "config.json").read_text(encoding="utf-8"))
+        before = [saved.get("provenance", {}), *saved.get("resumed", [])][-1]
+        differing = [name for name in ("revision", "modified", "versions") if before.get(name) != now[name]]
+        if differing:
+            say(f"note: {self.path} was begun under other code or libraries and goes on under these; config.json has both ({', '.join(differing)})")
+            saved.setdefault("resumed", []).append({"round": self.rounds_done(), **now})
+            write_json(self.path / "config.json", saved)
 
     def save_report(self, report):
         """Write the figures of the attacked images."""
@@ -145,8 +185,51 @@ class RunFolder:
         self._log(row, epochs, masks)
         # the rows too, so that tables which were lost or cut off while they were saved are written again
         state = {"next_round": progress.next_round, "masks": progress.masks, "trained": progress.trained or {}}
-        state |= {"epochs": progress.epochs, "rounds": progress.rounds}
+        state |= {"epochs": progress.epochs, "rounds": progress.rounds, "theta0": _sum(progress.theta0), "rewind": _sum(progress.rewind)}
         write_atomic(self.checkpoint, lambda path: torch.save(state, path))
+        self.partial.unlink(missing_ok=True)
+
+    def save_partial(self, state):
+        """Write where within a round training is."""
+        import torch
+
+        write_atomic(self.partial, lambda path: torch.save(state, path))
+
+    def hold(self):
+        """Take the run for this process; False if another has it. The system frees it when the process ends, however it ends."""
+        from filelock import FileLock, Timeout
+
+        self.made = [path for path in (self.path, *self.path.parents) if not path.exists()]
+        self.path.mkdir(parents=True, exist_ok=True)
+        lock = FileLock(self.path / ".lock")
+        try:
+            lock.acquire(timeout=0)
+        except Timeout:
+            return False
+        self.lock = lock
+        write_json(self.path / "holder.json", {"host": platform.node(), "process": os.getpid(), "since": time.strftime("%Y-%m-%d %H:%M:%S")})
+        return True
+
+    def release(self):
+        """Give back what `hold` took, and leave no trace of it, nor of a run that never began."""
+        if self.lock is None:
+            return
+        (self.path / "holder.json").unlink(missing_ok=True)
+        self.lock.release()
+        self.lock = None
+        if not (self.path / "config.json").exists():
+            with contextlib.suppress(OSError):
+                (self.path / ".lock").unlink(missing_ok=True)
+                for path in self.made:
+                    path.rmdir()
+
+    def holder(self):
+        """Who holds the run, in words."""
+        try:
+            found = json.loads((self.path / "holder.json").read_text(encoding="utf-8"))
+            return f"process {found['process']} on {found['host']} since {found['since']}"
+        except (OSError, ValueError, KeyError, TypeError):
+            return "another process"
 
     def finish(self, config):
         """Mark the run as done."""
@@ -186,12 +269,73 @@ class RunFolder:
         return self.tensorboard
 
 
-def _load_checkpoint(path):
+class Keeper:
+    """Keeps where in a round the runs of a cohort are, so that a kill loses the epoch in hand at most, and a signal nothing.
+
+    begin: what the runs kept when they were stopped, for the first round that asks. Every save_freq epochs, but where epochs are
+    short only so often that a twentieth of the time goes into it.
+    """
+
+    SHARE = 20
+
+    def __init__(self, runs, stop):
+        self.runs, self.stop, self.cost, self.last = runs, stop, 0.0, time.monotonic()
+        partials = [run.progress.partial for run in runs]
+        self.begin = partials if all(partials) else None
+        for run in runs:
+            run.progress.partial = None
+
+    @property
+    def stopping(self):
+        """Whether a signal has asked the program to stop."""
+        return self.stop.signal is not None
+
+    def due(self, epoch):
+        """Whether to keep the state after `epoch` epochs of the round."""
+        return epoch % self.runs[0].config.save_freq == 0 and time.monotonic() - self.last >= self.SHARE * self.cost
+
+    def keep(self, states):
+        """Write each run's state to its folder."""
+        began = time.monotonic()
+        for run, state in zip(self.runs, states, strict=True):
+            run.folder.save_partial(state)
+        self.last = time.monotonic()
+        self.cost = self.last - began
+
+
+def _sum(tensors):
+    """A hash of a dict of tensors, "" for None."""
+    return fingerprint(*(tensors[name] for name in sorted(tensors))) if tensors else ""
+
+
+def load_whole(path):
+    """A torch file of tensors and plain values, after its check sums: torch itself does not look at them."""
     import torch
 
+    with zipfile.ZipFile(path) as archive:
+        bad = archive.testzip()
+    if bad:
+        raise ValueError(f"its part {bad} has another check sum")
+    return torch.load(path, weights_only=True)
+
+
+def _load_partial(path, number):
+    """What was kept of round `number`; None if nothing was, or it is damaged: the round then begins again."""
+    if not path.exists():
+        return None
     try:
-        state = torch.load(path, weights_only=True)
-        return {name: state[name] for name in ("next_round", "masks", "trained", "epochs", "rounds")}
+        state = load_whole(path)
+        names = ("epoch", "step", "weights", "best", "rewind", "moments", "best_accuracy", "rows", "counted", "pending", "losses", "random", "checks")
+        return state if state["round"] == number and all(name in state for name in names) else None
+    except Exception:  # torch, zipfile and pickle each raise their own types for a damaged file
+        print(f"note: {path} is damaged; its round begins again")
+        return None
+
+
+def _load_checkpoint(path):
+    try:
+        state = load_whole(path)
+        return {name: state[name] for name in ("next_round", "masks", "trained", "epochs", "rounds", "theta0", "rewind")}
     except Exception as error:  # torch, zipfile and pickle each raise their own types for a damaged file
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise UserError(f"{path} is damaged ({reason}): remove {path.parent} to start that run again") from error

@@ -90,6 +90,11 @@ class Stepper:
         # dropout and the random starts of online attacks draw from torch's own generator
         torch.manual_seed(stream(seeds[0], "dropout", round_number, epoch))
 
+    def go_to(self, number, losses):
+        """Skip to step `number` of the epoch that was started; losses (number, R) are those of the steps before it."""
+        self.number.fill_(number)
+        self.losses[:number] = losses
+
     def step(self, size=None):
         """Train on the epoch's next batch: batch_size images, or `size`, which only the last batch may have."""
         size = size or self.config.batch_size
@@ -131,7 +136,7 @@ class Optimizer:
     """
 
     def __init__(self, params, masks, configs):
-        self.config, self.groups, self.parts = configs[0], runs_by_rate(configs), []
+        self.config, self.groups, self.parts, self.names = configs[0], runs_by_rate(configs), [], list(params)
         for _, runs in self.groups:
             own = slice(None) if len(self.groups) == 1 else runs
             self.parts.append([Part(param, masks.get(name), own, self.config) for name, param in params.items()])
@@ -158,6 +163,24 @@ class Optimizer:
             for part in parts:
                 part.put()
 
+    def state(self):
+        """{"first": moments by parameter, "second": the same, of Adam} in the parameters' shapes, 0 where a weight is pruned."""
+        kinds = ("first", "second") if self.config.optimizer == "adam" else ("first",)
+        return {
+            kind: {name: torch.cat([each.whole(kind) for each in parts]) if len(parts) > 1 else parts[0].whole(kind) for name, *parts in self._by_name()}
+            for kind in kinds
+        }
+
+    def load(self, state, steps):
+        """Take over what `state` gave, after so many steps."""
+        for kind, moments in state.items():
+            for name, *parts in self._by_name():
+                for part in parts:
+                    part.load(kind, moments[name], steps)
+
+    def _by_name(self):
+        return zip(self.names, *self.parts, strict=True)
+
 
 class Part:
     """What the optimiser keeps for one parameter of a group of runs: the values it updates and their moments."""
@@ -179,6 +202,21 @@ class Part:
         if self.alive is not None:
             return gradient.reshape(-1).index_select(0, self.alive)
         return gradient if self.mask is None else gradient.mul_(self.mask)
+
+    def whole(self, kind):
+        """A moment in the parameter's own shape."""
+        values = getattr(self, kind)
+        if self.alive is None:
+            return values.clone()
+        return torch.zeros_like(self.target).view(-1).index_copy_(0, self.alive, values).view_as(self.target)
+
+    def load(self, kind, moments, steps):
+        """Take over a moment of all runs, in the parameter's shape, and the parameter's present values."""
+        moments = moments[self.runs]
+        getattr(self, kind).copy_(moments if self.alive is None else moments.reshape(-1)[self.alive])
+        self.steps.fill_(steps)
+        if self.alive is not None:
+            self.values.copy_(self.target.view(-1)[self.alive])
 
     def put(self):
         """Write `values` to the parameter, if they are a copy."""

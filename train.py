@@ -8,7 +8,7 @@ optimiser is elementwise, so each run of a cohort gets exactly the update it wou
 import contextlib
 import copy
 import pkgutil
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import torch
 import torch.nn.functional as F
@@ -32,6 +32,10 @@ class Diverged(ArithmeticError):
     def __init__(self, message, runs):
         super().__init__(message)
         self.runs = runs
+
+
+class Stopped(Exception):
+    """Training was asked to stop, and has kept where it was."""
 
 
 @dataclass
@@ -116,6 +120,10 @@ class Cohort:
         """Clones of every parameter and buffer, by name, with the run axis only when R > 1."""
         return {name: tensor.detach().clone() for name, tensor in {**self.params, **self.buffers}.items()}
 
+    def together(self, states):
+        """R dicts of tensors -> one on the device, as `state` gives it."""
+        return {name: self._stack([state[name] for state in states], next(iter(self.params.values())).device) for name in states[0]}
+
     def load(self, state):
         """Take over the values of `state`."""
         with torch.no_grad():
@@ -138,11 +146,12 @@ class Fit:
     rewind: dict | None  # after epoch config.rewind_epoch of round 0
 
 
-def fit(cohort, data, configs, round_number, on_epoch=lambda epoch, rows: None):
+def fit(cohort, data, configs, round_number, on_epoch=lambda epoch, rows: None, keeper=None):
     """Train the cohort from its present weights to the end of its last epoch; returns a Fit.
 
     configs: each run's, which differ only in what a cohort's runs may have for their own. Rounds after 0 of a net that
-    was rewound to epoch k start at epoch k. Diverged if a training loss is not finite.
+    was rewound to epoch k start at epoch k. keeper (runfolder.Keeper) says where in the round to begin, and when to keep where
+    training is. Diverged if a training loss is not finite, Stopped if the keeper was asked to stop.
     """
     config, device = configs[0], data.images.device
     first = config.rewind_epoch if round_number else 0
@@ -151,33 +160,114 @@ def fit(cohort, data, configs, round_number, on_epoch=lambda epoch, rows: None):
     steps, full = stepper.steps, Replay(stepper.step, device)
     found = torch.empty(2, cohort.size, dtype=torch.double, device=device)  # validation loss and accuracy
     look = Replay(lambda: torch.stack(validate(cohort, data, online), out=found), device)
-    best, best_accuracy, rewind, rows = cohort.state(), torch.full_like(found[1], -1.0), None, [[] for _ in configs]
-    pending, counted = torch.empty(0, cohort.size), first * steps  # training losses since the last validation
-    for epoch in range(first, config.end_iter):
+    at = _resume(cohort, stepper, first, keeper.begin) if keeper and keeper.begin else _begin(cohort, first * steps, found)
+    for epoch in range(at.epoch or first, config.end_iter):
         stepper.start(round_number, epoch)
-        checks = []  # (iteration, validation loss, accuracy), left on the device until the epoch is over
+        at.reach(epoch, stepper)
         cohort.model.train()
-        for step, size in enumerate(stepper.sizes):
-            full() if size == config.batch_size else stepper.step(size)
+        for step in range(at.step, steps):
+            full() if stepper.sizes[step] == config.batch_size else stepper.step(stepper.sizes[step])
             iteration = epoch * steps + step + 1
             if is_due(config, iteration, steps):
                 look()
                 loss, accuracy = found.clone()
-                keep_best(best, cohort, accuracy > best_accuracy)
-                best_accuracy = torch.maximum(best_accuracy, accuracy)
-                checks.append((iteration, loss, accuracy))
+                keep_best(at.best, cohort, accuracy > at.best_accuracy)
+                at.best_accuracy = torch.maximum(at.best_accuracy, accuracy)
+                at.checks.append((iteration, loss, accuracy))
                 cohort.model.train()
+            if keeper and keeper.stopping and step + 1 < steps:
+                keeper.keep(at.states(cohort, stepper, round_number, epoch, step + 1))
+                raise Stopped
         losses = stepper.losses.cpu()
-        _raise_if_diverged(losses, checks, [p.detach() for p in cohort.params.values()], round_number, epoch, configs)
-        pending = torch.cat([pending, losses])
-        for iteration, loss, accuracy in checks:
-            count = iteration - counted
-            _append_rows(rows, epoch, iteration, pending[:count].mean(0), loss, accuracy)
-            pending, counted = pending[count:], iteration
+        _raise_if_diverged(losses, at.checks, [p.detach() for p in cohort.params.values()], round_number, epoch, configs)
+        at.end_epoch(epoch, losses)
         if round_number == 0 and epoch + 1 == config.rewind_epoch:
-            rewind = cohort.state()
-        on_epoch(epoch, rows)
-    return Fit(rows, best, rewind)
+            at.rewind = cohort.state()
+        on_epoch(epoch, at.rows)
+        if keeper and (keeper.stopping or (epoch + 1 < config.end_iter and keeper.due(epoch + 1))):
+            keeper.keep(at.states(cohort, stepper, round_number, epoch + 1, 0))
+            if keeper.stopping:
+                raise Stopped
+    return Fit(at.rows, at.best, at.rewind)
+
+
+@dataclass
+class Place:
+    """Where in a round training is: what a stopped run needs besides its weights and moments."""
+
+    best: dict
+    best_accuracy: torch.Tensor  # (R,)
+    rows: list
+    counted: int  # iterations whose training losses are in rows
+    pending: torch.Tensor  # (n, R) training losses since
+    rewind: dict | None = None
+    checks: list = field(default_factory=list)  # (iteration, validation loss, accuracy) of this epoch, left on the device until it is over
+    epoch: int = 0
+    step: int = 0
+    saved: dict | None = None  # what was kept within an epoch, until that epoch has been started again
+
+    def reach(self, epoch, stepper):
+        """Skip to where a stopped epoch was; 0 is where any other begins."""
+        self.step = self.step if self.saved else 0
+        if self.saved:
+            stepper.go_to(self.step, self.saved["losses"])
+            for restore, state in zip((torch.set_rng_state, torch.cuda.set_rng_state), self.saved["random"], strict=False):
+                restore(state)
+            self.saved = None
+        else:
+            self.checks = []
+
+    def end_epoch(self, epoch, losses):
+        """Turn an epoch's training losses (steps, R) and validations into rows."""
+        self.pending = torch.cat([self.pending, losses])
+        for iteration, loss, accuracy in self.checks:
+            count = iteration - self.counted
+            _append_rows(self.rows, epoch, iteration, self.pending[:count].mean(0), loss, accuracy)
+            self.pending, self.counted = self.pending[count:], iteration
+
+    def states(self, cohort, stepper, round_number, epoch, step):
+        """R dicts of CPU tensors and plain values, from which step `step` of this epoch can go on."""
+        moments = {kind: cohort.unstack(each) for kind, each in stepper.optimizer.state().items()}
+        weights, best = cohort.unstack(cohort.state()), cohort.unstack(self.best)
+        rewind = cohort.unstack(self.rewind) if self.rewind else [{}] * cohort.size
+        random = [torch.get_rng_state()] + ([torch.cuda.get_rng_state()] if stepper.losses.device.type == "cuda" else [])
+        return [
+            {
+                "round": round_number, "epoch": epoch, "step": step, "weights": weights[run], "best": best[run], "rewind": rewind[run],
+                "moments": {kind: each[run] for kind, each in moments.items()}, "best_accuracy": self.best_accuracy[run].item(),
+                "rows": list(self.rows[run]), "counted": self.counted, "pending": self.pending[:, run].clone(),
+                "losses": stepper.losses[:step, run].cpu().clone(), "random": random if step else [],
+                "checks": [(i, loss[run].item(), accuracy[run].item()) for i, loss, accuracy in self.checks] if step else [],
+            }
+            for run in range(cohort.size)
+        ]  # fmt: skip
+
+
+def _begin(cohort, counted, found):
+    """The place where a round begins."""
+    return Place(cohort.state(), torch.full_like(found[1], -1.0), [[] for _ in found[1]], counted, torch.empty(0, cohort.size))
+
+
+def _resume(cohort, stepper, first, saved):
+    """The place that R dicts of Place.states describe, all of the same step, with weights and moments as they were there."""
+    one, device = saved[0], stepper.losses.device
+    cohort.load(cohort.together([each["weights"] for each in saved]))
+    moments = {kind: cohort.together([each["moments"][kind] for each in saved]) for kind in one["moments"]}
+    stepper.optimizer.load(moments, (one["epoch"] - first) * stepper.steps + one["step"])
+
+    def stacked(name, **kind):
+        return torch.stack([torch.as_tensor(each[name], **kind) for each in saved], dim=-1)
+
+    checks = [
+        (each[0][0], *(torch.tensor([run[k] for run in each], dtype=torch.double, device=device) for k in (1, 2)))
+        for each in zip(*(each["checks"] for each in saved), strict=True)
+    ]
+    return Place(
+        cohort.together([each["best"] for each in saved]), stacked("best_accuracy", dtype=torch.double).to(device),
+        [list(each["rows"]) for each in saved], one["counted"], stacked("pending"),
+        cohort.together([each["rewind"] for each in saved]) if one["rewind"] else None, checks, one["epoch"], one["step"],
+        {"losses": stacked("losses").to(device), "random": one["random"]} if one["step"] else None,
+    )  # fmt: skip
 
 
 def is_due(config, iteration, steps):

@@ -3,8 +3,10 @@
 torch is imported where it is used, so that `python main.py --help` does not wait for it.
 """
 
+import contextlib
 import csv
 import difflib
+import functools
 import hashlib
 import json
 import os
@@ -18,6 +20,11 @@ class UserError(Exception):
     """Something the user can mend; shown as one line on stderr, exit code 2."""
 
 
+def one_line(text):
+    """A message, an exception's too, on one line."""
+    return " ".join(str(text).split())
+
+
 def choose(kind, name, names, where=""):
     """Return `name` if it is one of `names`, else raise a UserError with the nearest valid one and all, or `where` to see them."""
     if name in names:
@@ -26,6 +33,47 @@ def choose(kind, name, names, where=""):
     hint = f"did you mean {near[0]!r}?" if near else "choose a valid one"
     raise UserError(f"unknown {kind} {name!r}: {hint} ({where or 'valid: ' + ', '.join(names)})")
 
+
+class Interrupted(KeyboardInterrupt):
+    """A signal asked the program to stop; `signal` is its number."""
+
+    def __init__(self, number):
+        super().__init__()
+        self.signal = number
+
+
+class Stop:
+    """What SIGTERM and Ctrl-C do: end the program at once, or where `deferred` note that they came, the second time end it all the same."""
+
+    def __init__(self):
+        self.signal, self.deferred = None, False
+
+    def listen(self):
+        """Take over the two signals; in the main thread only, as Python has it."""
+        import signal
+        import threading
+
+        if threading.current_thread() is threading.main_thread():
+            self.signal, self.deferred = None, False
+            for number in (signal.SIGINT, signal.SIGTERM):
+                signal.signal(number, self._heard)
+
+    @contextlib.contextmanager
+    def deferring(self):
+        """Within this block the first signal is only noted, in `signal`."""
+        self.deferred = True
+        try:
+            yield
+        finally:
+            self.deferred = False
+
+    def _heard(self, number, frame):
+        first, self.signal = self.signal is None, number
+        if not (self.deferred and first):
+            raise Interrupted(number)
+
+
+stop = Stop()
 
 # Seeds ---------------------------------------------------------------------------------------
 
@@ -137,7 +185,7 @@ def write_csv(path, rows):
 
 
 def read_csv(path):
-    """Rows of a CSV as dicts; what looks like a number is one. A missing file has no rows."""
+    """Rows of a CSV as dicts; what looks like a number is one. A missing file has no rows; UserError if it is damaged."""
     if not Path(path).exists():
         return []
 
@@ -149,8 +197,14 @@ def read_csv(path):
                 pass
         return text
 
-    with open(path, newline="", encoding="utf-8") as file:
-        return [{key: value(text) for key, text in row.items()} for row in csv.DictReader(file)]
+    try:
+        with open(path, newline="", encoding="utf-8") as file:
+            rows = list(csv.DictReader(file))
+    except (UnicodeDecodeError, csv.Error) as error:
+        raise UserError(f"{path} is damaged ({error})") from error
+    if any(None in row or None in row.values() for row in rows):
+        raise UserError(f"{path} is damaged: its rows are not of one length")
+    return [{key: value(text) for key, text in row.items()} for row in rows]
 
 
 def save_tensors(path, tensors):
@@ -202,19 +256,21 @@ def provenance(device):
 
     import torch
 
-    def git(*command):
+    def told(*command):
         try:
-            return subprocess.run(["git", "-C", str(Path(__file__).parent), *command], capture_output=True, text=True, timeout=10).stdout.strip()
+            return subprocess.run(command, capture_output=True, text=True, timeout=10).stdout.strip()
         except (OSError, subprocess.TimeoutExpired):
             return ""
 
+    git = functools.partial(told, "git", "-C", str(Path(__file__).parent))
+    driver = ("nvidia-smi", "--query-gpu=driver_version", "--format=csv,noheader", f"--id={device.index or 0}")
     names = ["torchvision", "deeprobust", "numpy"]
     return {
         "revision": git("rev-parse", "HEAD") or None,
         "modified": bool(git("status", "--porcelain", "--untracked-files=no")),
         "versions": {"python": platform.python_version(), "torch": torch.__version__, **{name: metadata.version(name) for name in names}},
         "device": torch.cuda.get_device_name(device) if device.type == "cuda" else "cpu",
-        "driver": torch.version.cuda if device.type == "cuda" else None,
+        "driver": {"cuda": torch.version.cuda, "driver": told(*driver)} if device.type == "cuda" else None,
         "threads": torch.get_num_threads(),
         "host": platform.node(),
     }

@@ -14,7 +14,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 import step
 import train
 from config import RunConfig
-from tests.test_train import CONFIG, CPU, half_masks, make_data, ordered, small_net, states
+from test_train import CONFIG, CPU, half_masks, make_data, ordered, small_net, states
 from utils import shuffled
 
 DEVICES = ["cpu", pytest.param("cuda", marks=pytest.mark.skipif(not torch.cuda.is_available(), reason="torch sees no CUDA device"))]

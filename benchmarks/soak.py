@@ -1,0 +1,124 @@
+"""Is anything lost when processes die? A small study whose driver and workers are killed at random moments, against an undisturbed one.
+
+    python benchmarks/soak.py --kills=200           # half an hour on two cores; saves benchmarks/soak.json
+    python benchmarks/soak.py --kills=6 --quick     # to see that it works; saves nothing
+
+Each kill is a SIGKILL, of the driver or of one of its workers; a killed driver is started again with the same command. A study
+that ends before the last kill is compared and begun anew. Every number of every run must be equal: tables (but for `seconds`),
+masks, weights. Exit code 1 if one differs or a study is stuck.
+"""
+
+import argparse
+import json
+import os
+import random
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+ROOT = Path(__file__).parent.parent
+sys.path.insert(0, str(ROOT))
+
+from utils import load_tensors, provenance, read_csv, write_json
+
+STUDY = ["--dataset=digits", "--attack=noise", "--surrogate=fc1", "--surrogate_epochs=4", "--prune_type", "lt", "reinit", "--mix_ratio=0.5", "--workers=2"]
+STUCK = 300  # seconds in which a study must finish a round, or be killed
+
+
+def main():
+    """Kill, start again, compare; returns the exit code."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--kills", type=int, default=200)
+    parser.add_argument("--seed", type=int, default=0, help="of the moments and of who is killed")
+    parser.add_argument("--pause", type=float, default=5.0, help="mean seconds between a start or kill and the next kill")
+    parser.add_argument("--quick", action="store_true", help="a smaller study; saves nothing")
+    args = parser.parse_args()
+    size = ["--seed", "0", "--prune_iterations=3", "--end_iter=20"] if args.quick else ["--seed", "0", "1", "--prune_iterations=4", "--end_iter=30"]
+    draw, began = random.Random(args.seed), time.time()
+    with tempfile.TemporaryDirectory() as folder:
+        command = [sys.executable, str(ROOT / "main.py"), *STUDY, *size, f"--cache_dir={folder}/cache"]
+        subprocess.run([*command, f"--runs_dir={folder}/whole"], check=True, stdout=subprocess.DEVNULL)
+        expected = {path.name: numbers(path) for path in Path(folder, "whole").iterdir()}
+        kills, studies, differing, stuck = {"driver": 0, "worker": 0}, 0, [], 0
+        while sum(kills.values()) < args.kills:
+            cut = Path(folder, "cut")
+            shutil.rmtree(cut, ignore_errors=True)
+            stuck += not disturbed([*command, f"--runs_dir={cut}"], kills, args, draw)
+            studies += 1
+            found = {path.name: numbers(path) for path in cut.iterdir()}
+            differing += [name for name in expected if found.get(name) != expected[name]]
+            print(f"study {studies}: {sum(kills.values())} kills so far, {len(differing)} differing runs, {stuck} stuck", flush=True)
+    result = {"kills": kills, "studies": studies, "runs": studies * len(expected), "differing_runs": differing, "stuck_studies": stuck}
+    result |= {"seconds": round(time.time() - began), "command": f"python benchmarks/soak.py --kills={args.kills}"}
+    print(json.dumps(result))
+    if not args.quick:
+        import torch
+
+        write_json(ROOT / "benchmarks" / "soak.json", result | {"provenance": provenance(torch.device("cpu"))})
+    return 1 if differing or stuck else 0
+
+
+def disturbed(command, kills, args, draw):
+    """Run the study to its end through the kills still due; False if it is stuck."""
+    last = time.time()
+    while True:
+        driver = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+        while driver.poll() is None:
+            if sum(kills.values()) < args.kills:
+                try:
+                    driver.wait(draw.expovariate(1 / args.pause))
+                    break
+                except subprocess.TimeoutExpired:
+                    who = draw.choice(["driver", "worker"])
+                    kills[who] += kill(driver.pid if who == "driver" else None, driver.pid, draw)
+                    last = time.time()
+            elif time.time() - last > STUCK:
+                driver.kill()
+                return False
+            else:
+                time.sleep(0.5)
+        if driver.returncode == 0:
+            return True
+        if time.time() - last > STUCK:
+            return False
+        time.sleep(0.2)  # 2: workers of the driver before still hold their runs; they end within a second or two
+
+
+def kill(victim, driver, draw):
+    """SIGKILL the victim, or one of the driver's workers; returns whether there was one."""
+    if victim is None:
+        workers = [int(pid) for pid in Path(f"/proc/{driver}/task/{driver}/children").read_text().split() if "spawn_main" in command_line(pid)]
+        if not workers:
+            return 0
+        victim = draw.choice(workers)
+    try:
+        os.kill(victim, signal.SIGKILL)
+    except ProcessLookupError:
+        return 0
+    return 1
+
+
+def command_line(pid):
+    """A process's command line; empty if it is gone."""
+    try:
+        return Path(f"/proc/{pid}/cmdline").read_text()
+    except OSError:
+        return ""
+
+
+def numbers(run):
+    """Everything a run computed, as text that can be compared."""
+    tables = [[{k: v for k, v in row.items() if k != "seconds"} for row in read_csv(run / name)] for name in ("rounds.csv", "epochs.csv")]
+    tensors = {
+        str(path.relative_to(run)): {name: hash(tensor.numpy().tobytes()) for name, tensor in load_tensors(path).items()}
+        for path in sorted(run.rglob("*.safetensors"))
+    }
+    return tables, tensors, (run / "DONE").exists()
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,124 @@
+"""Engines: the same folders whichever ran them; a lost node; a thousand finished runs; commands that name the same runs."""
+
+import json
+import shlex
+import time
+
+import pytest
+
+import grid
+import main
+from config import parse_runs
+from test_main import numbers, same
+
+STUDY = ["--prune_type", "lt", "reinit", "--seed", "0", "1", "--prune_iterations=2", "--end_iter=2", "--prune_percent=50"]
+
+
+def test_print_commands_names_the_same_runs_one_each(capsys):
+    flags = [*STUDY, "--preset=original", "--attack=fgsm", "--epsilon=8/255", "--attack_rate", "25", "50", "--eval_attacks", "fgsm", "pgd", "--augment"]
+    assert main.main([*flags, "--print_commands"]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    names = [config.run_name for config in parse_runs(flags).configs]
+    assert len(lines) == 8 and all(line.startswith("python main.py ") for line in lines)
+    assert [parse_runs(shlex.split(line)[2:]).configs[0].run_name for line in lines] == names
+
+
+def test_a_thousand_finished_runs_are_skipped_in_seconds(tmp_path, capsys):
+    flags = [f"--runs_dir={tmp_path}", "--seed", *map(str, range(1000))]
+    for config in parse_runs(flags).configs:
+        folder = tmp_path / config.run_name
+        folder.mkdir()
+        (folder / "config.json").write_text(json.dumps({"flags": config.flags()}))
+        (folder / "DONE").touch()
+    assert main.main(flags) == 0
+    out = capsys.readouterr().out
+    assert out.count("done already") == 1000 and "runs: 1000 done" in out
+
+
+def test_one_bad_run_does_not_stop_the_study(tmp_path, capsys):
+    flags = [f"--runs_dir={tmp_path}", "--seed", "0", "1", *STUDY[6:], "--workers=1", "--cohort_size=1"]
+    first = tmp_path / parse_runs(flags).configs[0].run_name
+    assert main.main([*flags, "--end_iter=2"]) == 0
+    (first / "DONE").unlink()
+    (first / "checkpoint.pt").write_bytes(b"not a checkpoint")
+    second = tmp_path / parse_runs(flags).configs[1].run_name
+    (second / "DONE").unlink()
+    capsys.readouterr()
+    assert main.main(flags) == 2
+    told = capsys.readouterr()
+    assert "main.py: failed: " in told.err or "is damaged" in told.err
+    assert not (first / "DONE").exists()
+
+
+@pytest.fixture(scope="module")
+def alone(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("alone")
+    assert main.main([f"--runs_dir={folder}", "--workers=1", *STUDY]) == 0
+    return folder
+
+
+def equal(folder, alone):
+    names = sorted(path.name for path in alone.iterdir())
+    assert sorted(path.name for path in folder.iterdir()) == names
+    for name in names:
+        same(numbers(folder / name), numbers(alone / name))
+
+
+def test_ray_without_ray_says_what_to_install(monkeypatch, tmp_path, capsys):
+    import sys
+
+    monkeypatch.setitem(sys.modules, "ray", None)
+    assert main.main([f"--runs_dir={tmp_path / 'none'}", "--engine=ray", *STUDY]) == 2
+    assert "pip install -r requirements-grid.txt" in capsys.readouterr().err and not (tmp_path / "none").exists()
+
+
+@pytest.mark.soak
+def test_ray_trains_what_local_trains(alone, tmp_path, capsys):
+    ray = pytest.importorskip("ray", reason="requirements-grid.txt is not installed")
+    assert main.main([f"--runs_dir={tmp_path}", "--engine=ray", *STUDY]) == 0
+    assert not ray.is_initialized() and "runs: 4 done" in capsys.readouterr().out
+    equal(tmp_path, alone)
+
+
+@pytest.mark.soak
+def test_three_ray_nodes_one_of_which_dies(alone, tmp_path):
+    pytest.importorskip("ray", reason="requirements-grid.txt is not installed")
+    from threading import Thread
+
+    from ray.cluster_utils import Cluster
+
+    cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 1, "include_dashboard": False})
+    try:
+        nodes = [cluster.add_node(num_cpus=1) for _ in range(2)]
+        lost = []
+
+        def lose_a_node():
+            while not list(tmp_path.glob("*/holder.json")):
+                time.sleep(0.05)
+            time.sleep(0.5)
+            lost.append(nodes[0])
+            cluster.remove_node(nodes[0], allow_graceful=False)
+
+        thread = Thread(target=lose_a_node)
+        thread.start()
+        code = main.main([f"--runs_dir={tmp_path}", "--engine=ray", f"--ray_address={cluster.address}", *STUDY])
+        thread.join()
+    finally:
+        cluster.shutdown()
+    assert code == 0 and lost
+    equal(tmp_path, alone)
+
+
+def test_no_cluster_at_an_address_says_so(tmp_path, capsys):
+    pytest.importorskip("ray", reason="requirements-grid.txt is not installed")
+    assert main.main([f"--runs_dir={tmp_path / 'none'}", "--engine=ray", "--ray_address=127.0.0.1:1", *STUDY]) == 2
+    assert "no Ray cluster answers there" in capsys.readouterr().err
+
+
+def test_the_table_names_what_failed_and_why(capsys):
+    outcomes = [grid.Outcome("runs/a", "done"), grid.Outcome("runs/b", "diverged", "the loss is nan"), grid.Outcome("runs/c", "failed", "no disk")]
+    assert grid.report(outcomes, before=2) == 1
+    told = capsys.readouterr()
+    assert told.out == "runs: 3 done, 1 diverged, 1 failed\n"
+    assert told.err == "main.py: diverged: runs/b: the loss is nan\nmain.py: failed: runs/c: no disk\n"
+    assert grid.report(outcomes[:1], before=0) == 0 and grid.report([grid.Outcome("r", "held", "x")], before=0) == 2

@@ -1,0 +1,277 @@
+"""Nothing lost: stopped at any step, killed after any epoch, a run ends as if nothing had happened; one process at a time works on it."""
+
+import dataclasses
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+import torch
+from torch import nn
+
+import grid
+import main
+import pruning
+import runfolder
+import train
+from config import parse_runs
+from conftest import ROOT
+from runfolder import Keeper, RunFolder
+from test_main import numbers, run_folder, same
+from test_train import CONFIG, make_data, ordered, small_net, states
+from utils import stop
+
+FLAGS = ["--prune_iterations=3", "--end_iter=3", "--prune_percent=60", "--workers=1"]
+CASES = {
+    "adam": [],
+    "sgd": ["--optimizer=sgd", "--lr=0.05", "--lr_drops=1", "--warmup_steps=40"],
+    "augmented": ["--augment", "--valid_steps=7"],
+    "rewound": ["--rewind_epoch=1"],
+    "oneshot": ["--prune_schedule=oneshot"],
+    "reinit": ["--prune_type=reinit"],
+    "finetune": ["--prune_type=finetune", "--valid_freq=2"],
+    "online": ["--attack=pgd", "--attack_mode=online", "--mix_ratio=0.2", "--attack_steps=2", "--epsilon=0.1"],
+}
+
+
+def go(folder, *flags):
+    return main.main([f"--runs_dir={folder}", *FLAGS, *flags])
+
+
+class StopsAt:
+    """Stands for a signal that comes at each of these steps, counted from the start of a call of main."""
+
+    def __init__(self, monkeypatch, every):
+        self.count, self.every = 0, every
+        monkeypatch.setattr(Keeper, "stopping", property(lambda keeper: self.ask()))
+
+    def ask(self):
+        self.count += 1
+        stop.signal = signal.SIGTERM if self.count > self.every else None
+        return self.count > self.every
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_stopped_again_and_again_it_ends_as_undisturbed(case, tmp_path, monkeypatch):
+    assert go(tmp_path / "whole", *CASES[case]) == 0
+    expected = numbers(next((tmp_path / "whole").iterdir()))
+    stops = 0
+    with monkeypatch.context() as patch:
+        for every in range(0, 10_000, 3):  # each time a little further, at another place of an epoch
+            stopping = StopsAt(patch, 11 + every)
+            code = go(tmp_path / "cut", *CASES[case])
+            if code == 0:
+                break
+            assert code == 128 + signal.SIGTERM and stopping.count >= every
+            stops += 1
+    assert stops >= 4
+    folder = next((tmp_path / "cut").iterdir())
+    same(numbers(folder), expected)
+    assert not (folder / "partial.pt").exists()
+
+
+class StopAfter:
+    """A keeper for train.fit that stops after so many steps and has then kept the states."""
+
+    def __init__(self, steps, begin=None):
+        self.left, self.begin, self.states = steps, begin, None
+
+    @property
+    def stopping(self):
+        self.left -= 1
+        return self.left < 0
+
+    def due(self, epoch):
+        return False
+
+    def keep(self, states):
+        self.states = states
+        self.left = 0
+
+
+def dropout_net():
+    return nn.Sequential(nn.Flatten(), nn.Linear(64, 16), nn.Dropout(), nn.Linear(16, 3))
+
+
+@pytest.mark.parametrize("make, runs", [(small_net, 1), (small_net, 2), (dropout_net, 1)], ids=["batch-norm", "two", "dropout"])
+@pytest.mark.parametrize("steps", range(0, 8))
+def test_a_fit_stopped_at_any_step_goes_on_bit_for_bit(make, runs, steps):
+    def cohort():
+        return train.Cohort(make(), states(runs, make), [pruning.ones(make())] * runs, torch.device("cpu"))
+
+    configs, data = ordered(dataclasses.replace(CONFIG, end_iter=3), *range(runs)), make_data(runs)
+    whole = cohort()
+    expected = train.fit(whole, data, configs, 0)
+    keeper = StopAfter(steps)
+    with pytest.raises(train.Stopped):
+        train.fit(cohort(), data, configs, 0, keeper=keeper)
+    torch.rand(5)  # what ran in between does not matter
+    again = cohort()
+    found = train.fit(again, data, configs, 0, keeper=StopAfter(1000, keeper.states))
+    assert found.rows == expected.rows
+    for a, b in ((again.state(), whole.state()), (found.best, expected.best)):
+        assert all(torch.equal(value, b[name]) for name, value in a.items())
+
+
+def test_a_cohort_that_is_stopped_goes_on_as_a_cohort(tmp_path, monkeypatch):
+    lists = ["--seed", "0", "1", "--lr", "1e-3", "2e-3", "--cohort_size=4"]
+    assert go(tmp_path / "whole", *lists) == 0
+    with monkeypatch.context() as patch:
+        StopsAt(patch, 30)
+        assert go(tmp_path / "cut", *lists) == 143
+    sizes, fit = [], main.grid.cohorts
+    monkeypatch.setattr(main.grid, "cohorts", lambda runs: [sizes.append(len(cohort)) or cohort for cohort in fit(runs)])
+    assert go(tmp_path / "cut", *lists) == 0
+    assert set(sizes) == {4}
+    for folder in (tmp_path / "whole").iterdir():
+        same(numbers(tmp_path / "cut" / folder.name), numbers(folder))
+
+
+def test_killed_after_any_epoch_it_goes_on_from_there(tmp_path, monkeypatch):
+    assert go(tmp_path / "whole") == 0
+    kept, began, save, keep = [], [], RunFolder.save_partial, Keeper.__init__
+
+    def die(self, state):
+        save(self, state)
+        kept.append((state["round"], state["epoch"]))
+        raise KeyboardInterrupt
+
+    def note(self, runs, stop):
+        keep(self, runs, stop)
+        began.append(self.begin and (self.begin[0]["round"], self.begin[0]["epoch"]))
+
+    monkeypatch.setattr(RunFolder, "save_partial", die)
+    monkeypatch.setattr(Keeper, "__init__", note)
+    monkeypatch.setattr(Keeper, "SHARE", 0)
+    while go(tmp_path / "cut") == 130:
+        pass
+    assert kept == [(r, e) for r in range(3) for e in (1, 2)]
+    assert began == [None, (0, 1), (0, 2), None, (1, 1), (1, 2), None, (2, 1), (2, 2)]
+    same(numbers(next((tmp_path / "cut").iterdir())), numbers(next((tmp_path / "whole").iterdir())))
+
+
+def test_saving_takes_a_twentieth_of_the_time_at_most(monkeypatch):
+    now = [0.0]
+    monkeypatch.setattr(runfolder.time, "monotonic", lambda: now[0])
+
+    class Slow:
+        class folder:
+            @staticmethod
+            def save_partial(state):
+                now[0] += 1.0
+
+        class progress:
+            partial = None
+
+        class config:
+            save_freq = 2
+
+    keeper, saved = Keeper([Slow], stop), []
+    for epoch in range(1, 101):
+        now[0] += 3.0
+        if keeper.due(epoch):
+            keeper.keep([None])
+            saved.append(epoch)
+    assert saved[:3] == [2, 10, 18] and all(epoch % 2 == 0 for epoch in saved)
+
+
+@pytest.mark.parametrize("damage", ["cut", "empty", "foreign"])
+def test_a_damaged_partial_state_costs_its_round_only(damage, tmp_path, monkeypatch):
+    assert go(tmp_path / "whole") == 0
+    with monkeypatch.context() as patch:
+        StopsAt(patch, 40)
+        assert go(tmp_path / "cut") == 143
+    partial = next((tmp_path / "cut").glob("*/partial.pt"))
+    if damage == "cut":
+        partial.write_bytes(partial.read_bytes()[:1000])
+    elif damage == "empty":
+        partial.write_bytes(b"")
+    else:
+        state = torch.load(partial, weights_only=True)
+        state["weights"] = {"net.other.weight": torch.zeros(3)}
+        torch.save(state, partial)
+    assert go(tmp_path / "cut") == 0
+    same(numbers(partial.parent), numbers(next((tmp_path / "whole").iterdir())))
+
+
+def start(folder, cache, *flags):
+    command = [sys.executable, str(ROOT / "main.py"), f"--cache_dir={cache}", f"--runs_dir={folder}", *flags]
+    return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, cwd=folder.parent)
+
+
+def wait_for(found, seconds=120):
+    deadline = time.time() + seconds
+    while not found() and time.time() < deadline:
+        time.sleep(0.01)
+    assert found()
+
+
+LONG = ["--prune_iterations=2", "--end_iter=60", "--prune_percent=60"]
+
+
+@pytest.mark.parametrize("number, code", [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
+def test_signals_keep_the_state_and_exit_with_the_conventional_code(number, code, cache, tmp_path):
+    process = start(tmp_path / "runs", cache, *LONG)
+    wait_for(lambda: list((tmp_path / "runs").glob("*/partial.pt")))
+    before = time.time()
+    process.send_signal(number)
+    _, error = process.communicate(timeout=60)
+    assert process.returncode == code and error == "main.py: stopped; the same command goes on where it was\n"
+    partial = next((tmp_path / "runs").glob("*/partial.pt"))
+    assert partial.stat().st_mtime > before - 1 and not list(partial.parent.glob("holder.json"))
+
+
+def test_the_second_process_on_a_run_says_who_has_it_and_a_dead_ones_lock_is_taken_over(cache, tmp_path, cli):
+    first = start(tmp_path / "runs", cache, *LONG)
+    wait_for(lambda: list((tmp_path / "runs").glob("*/partial.pt")))
+    second = cli(*LONG)
+    assert second.returncode == 2 and second.stderr.count("\n") == 1
+    assert "main.py: held: " in second.stderr and f"process {first.pid} on " in second.stderr
+    os.kill(first.pid, signal.SIGKILL)
+    first.communicate()
+    third = cli(*LONG)
+    assert third.returncode == 0 and "done: " in third.stdout, third.stderr
+    fourth = cli("--prune_iterations=2", "--end_iter=60", "--prune_percent=60")
+    assert "done already" in fourth.stdout
+    assert (run_folder(tmp_path) / "DONE").exists()
+
+
+def test_a_killed_worker_is_replaced(cache, tmp_path, monkeypatch):
+    """And one that is killed again and again is given up, with the reason."""
+    lists = ["--seed", "0", "1", "2", "--prune_iterations=2", "--end_iter=25", "--prune_percent=60"]
+    process = start(tmp_path / "runs", cache, *lists, "--workers=2")
+    wait_for(lambda: len(list((tmp_path / "runs").glob("*/partial.pt"))) >= 1)
+    (holder, *_) = (tmp_path / "runs").glob("*/holder.json")
+    os.kill(int(json.loads(holder.read_text())["process"]), signal.SIGKILL)
+    _, error = process.communicate(timeout=240)
+    assert process.returncode == 0 and "a worker process was killed" in error, error
+    assert len(list((tmp_path / "runs").glob("*/DONE"))) == 3
+    assert main.main([f"--runs_dir={tmp_path / 'alone'}", *lists, "--workers=1"]) == 0
+    for folder in (tmp_path / "alone").iterdir():
+        same(numbers(tmp_path / "runs" / folder.name), numbers(folder))
+
+
+def kills_itself(job):
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+def test_a_worker_that_is_always_killed_is_given_up(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(grid, "work", kills_itself)
+    runs = [main.open_run(config) for config in parse_runs([f"--runs_dir={tmp_path}", "--seed", "0", "1"]).configs]
+    outcomes = grid.in_processes([runs[:1], runs[1:]], 1)
+    assert sorted((outcome.path, outcome.state) for outcome in outcomes) == sorted((str(run.folder.path), "died") for run in runs)
+    assert grid.report(outcomes, before=1) == 1
+    told = capsys.readouterr()
+    assert told.err.count("its process was killed 3 times") == 2 and "runs: 1 done, 2 died" in told.out
+
+
+def test_workers_end_with_their_parent(cache, tmp_path):
+    process = start(tmp_path / "runs", cache, "--seed", "0", "1", *LONG, "--workers=2")
+    wait_for(lambda: len(list((tmp_path / "runs").glob("*/holder.json"))) == 2)
+    os.kill(process.pid, signal.SIGKILL)
+    process.communicate()
+    wait_for(lambda: not list((tmp_path / "runs").glob("*/holder.json")), seconds=30)
+    assert not list((tmp_path / "runs").glob("*/DONE"))
