@@ -7,6 +7,7 @@ import pytest
 import torch
 from scipy import stats
 
+import similarity as sim
 import tickets
 from config import parse
 from utils import UserError, read_csv, save_tensors, stream, write_json
@@ -27,7 +28,7 @@ def test_similarities_equal_plain_loops():
     rng = np.random.default_rng(0)
     a, b = draw(rng, 60, 25), draw(rng, 60, 14)
     first, second = ({i for i in range(60) if mask[i]} for mask in (a, b))
-    found = tickets.overlap(torch.from_numpy(a).view(6, 10), torch.from_numpy(b).view(6, 10))
+    found = sim.overlap(torch.from_numpy(a).view(6, 10), torch.from_numpy(b).view(6, 10))
     assert found["jaccard"] == len(first & second) / len(first | second)
     assert found["overlap"] == len(first & second) / 14
     assert found["hamming"] == sum((i in first) == (i in second) for i in range(60)) / 60
@@ -35,27 +36,27 @@ def test_similarities_equal_plain_loops():
 
 def test_a_mask_with_itself_and_with_its_complement():
     mask = draw(np.random.default_rng(1), 100, 50)
-    assert tickets.overlap(mask, mask) == {"jaccard": 1, "overlap": 1, "hamming": 1}
-    assert tickets.overlap(mask, ~mask) == {"jaccard": 0, "overlap": 0, "hamming": 0}
+    assert sim.overlap(mask, mask) == {"jaccard": 1, "overlap": 1, "hamming": 1}
+    assert sim.overlap(mask, ~mask) == {"jaccard": 0, "overlap": 0, "hamming": 0}
     empty = np.zeros(4, dtype=bool)
-    assert np.isnan(tickets.overlap(empty, empty)["jaccard"]) and np.isnan(tickets.overlap(empty, ~empty)["overlap"])
+    assert np.isnan(sim.overlap(empty, empty)["jaccard"]) and np.isnan(sim.overlap(empty, ~empty)["overlap"])
 
 
 @pytest.mark.parametrize(("n", "a", "b"), [(50, 20, 10), (1000, 30, 990), (7, 7, 3), (1, 1, 0), (300, 100, 100)])
 def test_chance_is_hypergeometric(n, a, b):
     oracle = stats.hypergeom(n, a, b)
-    mean, variance = tickets.intersection_chance(n, a, b)
+    mean, variance = sim.intersection_chance(n, a, b)
     assert mean == pytest.approx(oracle.mean()) and variance == pytest.approx(oracle.var() if n > 1 else 0, abs=1e-12)
     sizes = np.arange(min(a, b) + 1)
     exact = (oracle.pmf(sizes) * sizes / (a + b - sizes)).sum()
-    assert tickets.jaccard_chance(a, b, mean, variance) == pytest.approx(exact, rel=2e-3)
+    assert sim.jaccard_chance(a, b, mean, variance) == pytest.approx(exact, rel=2e-3)
 
 
 def test_rows_of_layers_and_their_total():
     rng = np.random.default_rng(2)
     kept = {"net.x.weight": (400, 100, 150), "net.y.weight": (90, 30, 30)}
     masks = [{name: draw(rng, n, k[side]) for name, (n, *k) in kept.items()} for side in (0, 1)]
-    rows = tickets.compare(*masks)
+    rows = sim.compare(*masks)
     assert [row["layer"] for row in rows] == ["x", "y", "total"]
     oracles = [stats.hypergeom(*size) for size in kept.values()]
     both = [int((masks[0][name] & masks[1][name]).sum()) for name in kept]
@@ -73,7 +74,7 @@ def test_rows_of_layers_and_their_total():
 def test_where_nothing_can_vary_there_is_no_z():
     full, part = np.ones(20, dtype=bool), draw(np.random.default_rng(3), 20, 5)
     for other in (full, part, ~full):
-        row = tickets.compare({"w": full}, {"w": other})[-1]
+        row = sim.compare({"w": full}, {"w": other})[-1]
         assert np.isnan(row["z"])
     assert row["jaccard"] == 0 and row["density_b"] == 0
 
@@ -81,7 +82,7 @@ def test_where_nothing_can_vary_there_is_no_z():
 def test_random_masks_are_within_three_standard_deviations():
     rng = np.random.default_rng(4)
     n = 2000
-    found = np.array([tickets.compare(*({"w": draw(rng, n, kept)} for kept in (300, 500)))[0]["z"] for _ in range(400)])
+    found = np.array([sim.compare(*({"w": draw(rng, n, kept)} for kept in (300, 500)))[0]["z"] for _ in range(400)])
     assert (np.abs(found) < 3).mean() > 0.98 and (np.abs(found) < 1.96).mean() == pytest.approx(0.95, abs=0.035)
     assert found.mean() == pytest.approx(0, abs=0.2) and found.std() == pytest.approx(1, abs=0.15)
 
@@ -89,13 +90,13 @@ def test_random_masks_are_within_three_standard_deviations():
 def test_masks_independent_given_theta0_exceed_chance_but_not_what_theta0_explains():
     rng = np.random.default_rng(5)
     theta0 = torch.from_numpy(rng.standard_normal(40_000)).float()
-    ranks = tickets.strata({"w": theta0})
+    ranks = sim.strata({"w": theta0})
     found = []
     for density in (0.5, 0.1, 0.02):
         for _ in range(10):
             trained = [np.abs(theta0.numpy() + 0.3 * rng.standard_normal(len(theta0))) for _ in range(2)]
             masks = [{"w": values >= np.quantile(values, 1 - density)} for values in trained]
-            row = tickets.compare(*masks, ranks)[0]
+            row = sim.compare(*masks, ranks)[0]
             assert row["z"] > 50 and row["jaccard_given_theta0"] > 2 * row["jaccard_chance"] * density**0.5
             assert row["jaccard"] == pytest.approx(row["jaccard_given_theta0"], rel=0.1)
             found.append(row["z_given_theta0"])
@@ -107,30 +108,30 @@ def test_masks_with_more_in_common_than_theta0_show_it():
     theta0 = torch.from_numpy(rng.standard_normal(5000)).float()
     common = theta0.numpy() + 0.5 * rng.standard_normal(5000)
     masks = [{"w": np.abs(common + 0.1 * rng.standard_normal(5000)) > 1.5} for _ in range(2)]
-    assert tickets.compare(*masks, tickets.strata({"w": theta0}))[0]["z_given_theta0"] > 10
+    assert sim.compare(*masks, sim.strata({"w": theta0}))[0]["z_given_theta0"] > 10
 
 
 def test_given_theta0_is_hypergeometric_in_each_stratum():
     rng = np.random.default_rng(7)
     theta0 = torch.from_numpy(rng.standard_normal(205)).float()
-    ranks = tickets.strata({"w": theta0})
+    ranks = sim.strata({"w": theta0})
     order, bins = np.argsort(-theta0.abs().numpy()), ranks["w"][1]
     assert (ranks["w"][0][order] == np.arange(205)).all() and bins[order].tolist() == [i * 20 // 205 for i in range(205)]
     a, b = draw(rng, 205, 80), draw(rng, 205, 50)
     parts = [stats.hypergeom(int((bins == s).sum()), int(a[bins == s].sum()), int(b[bins == s].sum())) for s in range(20)]
-    row = tickets.compare({"w": a}, {"w": b}, ranks)[0]
+    row = sim.compare({"w": a}, {"w": b}, ranks)[0]
     mean, variance = sum(p.mean() for p in parts), sum(p.var() for p in parts)
     assert row["z_given_theta0"] == pytest.approx((row["kept_both"] - mean) / variance**0.5)
     assert row["jaccard_given_theta0"] == pytest.approx(mean / (130 - mean), rel=0.01)
     largest = np.isin(np.arange(205), order[:80])
-    assert row["theta0_jaccard_a"] == pytest.approx(tickets.overlap(a, largest)["jaccard"])
+    assert row["theta0_jaccard_a"] == pytest.approx(sim.overlap(a, largest)["jaccard"])
 
 
 def test_signs_of_the_weights_alive_in_both():
     masks = [{"w": np.array([1, 1, 1, 0, 1], dtype=bool)}, {"w": np.array([1, 1, 1, 1, 0], dtype=bool)}]
     weights = [{"w": torch.tensor([1.0, -1.0, 2.0, 3.0, 4.0])}, {"w": torch.tensor([0.5, 1.0, 0.1, -3.0, -4.0])}]
-    layers = [tickets.examine(mask, None, weight) for mask, weight in zip(masks, weights, strict=True)]
-    assert tickets.compare_layers(*layers, False)[0]["sign_agreement"] == 2 / 3
+    layers = [sim.examine(mask, None, weight) for mask, weight in zip(masks, weights, strict=True)]
+    assert sim.compare_layers(*layers, False)[0]["sign_agreement"] == 2 / 3
 
 
 # Two groups ---------------------------------------------------------------------------------------
@@ -146,7 +147,7 @@ def runs_of(blocks, orders, effect, rng, noise=0.01):
 
 def test_the_permutation_test_enumerates_all_relabelings():
     similarity, labels, blocks = runs_of(2, 2, 0.02, np.random.default_rng(0))
-    found = tickets.permutation_test(similarity, labels, blocks)
+    found = sim.permutation_test(similarity, labels, blocks)
 
     def statistic(marks):
         gaps = []
@@ -166,11 +167,11 @@ def test_the_permutation_test_enumerates_all_relabelings():
 
 def test_the_p_value_is_calibrated_and_finds_a_planted_difference():
     rng = np.random.default_rng(1)
-    null = np.array([tickets.permutation_test(*runs_of(3, 3, 0, rng))["p"] for _ in range(400)])
+    null = np.array([sim.permutation_test(*runs_of(3, 3, 0, rng))["p"] for _ in range(400)])
     assert (null <= 0.05).mean() <= 0.08 and null.mean() == pytest.approx(0.5, abs=0.05)
-    assert all(tickets.permutation_test(*runs_of(3, 3, 0.05, rng))["p"] <= 0.01 for _ in range(5))
+    assert all(sim.permutation_test(*runs_of(3, 3, 0.05, rng))["p"] <= 0.01 for _ in range(5))
     # the other way round, more alike between than within, is no evidence
-    assert tickets.permutation_test(*runs_of(3, 3, -0.05, rng))["p"] > 0.9
+    assert sim.permutation_test(*runs_of(3, 3, -0.05, rng))["p"] > 0.9
 
 
 def test_orders_that_both_groups_share_do_not_make_differences():
@@ -182,8 +183,8 @@ def test_orders_that_both_groups_share_do_not_make_differences():
         scores = 0.5 * rng.standard_normal((3, 3, 200))[blocks, orders] + 0.5 * rng.standard_normal((18, 200))
         scores = scores + rng.standard_normal((3, 200))[blocks] + effect * rng.standard_normal((3, 2, 200))[blocks, (labels == "a").astype(int)]
         masks = scores > 1
-        similarity = np.array([[tickets.overlap(x, y)["jaccard"] for y in masks] for x in masks])
-        return tickets.permutation_test(np.where(orders[:, None] != orders, similarity, np.nan), labels, blocks)["p"]
+        similarity = np.array([[sim.overlap(x, y)["jaccard"] for y in masks] for x in masks])
+        return sim.permutation_test(np.where(orders[:, None] != orders, similarity, np.nan), labels, blocks)["p"]
 
     null = np.array([p(0) for _ in range(60)])
     assert (null <= 0.05).mean() <= 0.08 and 0.35 < null.mean() < 0.65
@@ -192,20 +193,20 @@ def test_orders_that_both_groups_share_do_not_make_differences():
 
 def test_many_relabelings_are_drawn_at_random_and_repeat():
     case = runs_of(1, 12, 0, np.random.default_rng(2))
-    first, again = (tickets.permutation_test(*case, draws=999) for _ in range(2))
+    first, again = (sim.permutation_test(*case, draws=999) for _ in range(2))
     assert first == again and first["relabelings"] == 1000 and 0.001 <= first["smallest_p"] <= first["p"] <= 1
-    drawn = tickets.permutation_test(*runs_of(3, 3, 0.01, np.random.default_rng(3)), limit=10, draws=4000)
-    exact = tickets.permutation_test(*runs_of(3, 3, 0.01, np.random.default_rng(3)))
+    drawn = sim.permutation_test(*runs_of(3, 3, 0.01, np.random.default_rng(3)), limit=10, draws=4000)
+    exact = sim.permutation_test(*runs_of(3, 3, 0.01, np.random.default_rng(3)))
     assert drawn["p"] == pytest.approx(exact["p"], abs=0.02)
 
 
 def test_blocks_without_both_kinds_of_pairs_say_nothing():
     similarity, labels, blocks = runs_of(2, 2, 0.1, np.random.default_rng(4))
-    alone = tickets.permutation_test(similarity[:4, :4], labels[:4], blocks[:4])
+    alone = sim.permutation_test(similarity[:4, :4], labels[:4], blocks[:4])
     assert alone["relabelings"] == 6 and alone["smallest_p"] == pytest.approx(1 / 3)
     blocks = np.array([0, 0, 0, 0, 1, 2, 3, 4])
-    assert tickets.permutation_test(similarity, labels, blocks) == alone
-    assert np.isnan(tickets.permutation_test(similarity, labels, np.arange(8))["p"])
+    assert sim.permutation_test(similarity, labels, blocks) == alone
+    assert np.isnan(sim.permutation_test(similarity, labels, np.arange(8))["p"])
 
 
 def total_rows(similarity, names, number=1):
@@ -221,7 +222,7 @@ def test_pairs_of_one_order_are_set_aside_where_others_are_left():
     labels, blocks, orders = ({name: name[at] for name in names} for at in (0, 1, 2))
     similarity = np.array([[0.7 if x[0] == y[0] else 0.9 if x[2] == y[2] else 0.6 for y in names] for x in names])
     similarity[:4, :4] -= 0.1
-    (row,) = tickets.groups_by_round(total_rows(similarity, names), labels, blocks, orders)
+    (row,) = sim.groups_by_round(total_rows(similarity, names), labels, blocks, orders)
     assert (row["between"], row["between_same_order"], row["within"]) == pytest.approx((0.55, 0.85, 0.65))
     assert (row["between_pairs"], row["within_pairs"], row["theta0s"]) == (4, 4, 2)
     assert row["difference"] == pytest.approx(0.1) and row["difference_interval"] == pytest.approx(0, abs=1e-9)
@@ -235,11 +236,11 @@ def test_without_a_second_order_there_is_no_ceiling():
     names = ["a0", "b0", "a1", "b1"]
     similarity = np.full((4, 4), 0.6)
     labels, blocks = {name: name[0] for name in names}, {name: name[1] for name in names}
-    (row,) = tickets.groups_by_round(total_rows(similarity, names), labels, blocks, blocks)
+    (row,) = sim.groups_by_round(total_rows(similarity, names), labels, blocks, blocks)
     assert row["between"] == pytest.approx(0.6) and row["between_pairs"] == 2 and row["theta0s"] == 2
     assert np.isnan(row["within"]) and np.isnan(row["p"]) and row["within_pairs"] == 0
     # of no common theta_0: all pairs, no interval
-    (row,) = tickets.groups_by_round(total_rows(similarity, names), labels, {name: name for name in names}, blocks)
+    (row,) = sim.groups_by_round(total_rows(similarity, names), labels, {name: name for name in names}, blocks)
     assert row["between_pairs"] == 4 and row["theta0s"] == 0 and np.isnan(row["between_interval"]) and np.isnan(row["p"])
 
 
@@ -296,7 +297,7 @@ def test_the_csv_is_what_the_masks_say(runs, tmp_path):
     (row,) = [row for row in read_csv(tmp_path / "overlap.csv") if row["layer"] == "fc1"]
     pair = [tickets.load_ticket(runs / name) for name in ("clean-s0o0", "clean-s0o1")]
     masks = [tickets.load_masks(ticket, 2)["net.fc1.weight"] for ticket in pair]
-    assert row["jaccard"] == pytest.approx(tickets.overlap(*masks)["jaccard"]) and row["a"] == "o0"
+    assert row["jaccard"] == pytest.approx(sim.overlap(*masks)["jaccard"]) and row["a"] == "o0"
     counts = tickets.pixel_counts(pair[0], 2)
     assert counts.shape == (28, 28) and counts.sum() == masks[0].sum() and counts[1, 2] == masks[0][:, 30].sum()
 
