@@ -8,7 +8,7 @@ READY := $(VENV)/.ready
 DEMO_FLAGS := --dataset=digits_fgsm_attack --mix_ratio=0.5 --epsilon=0.1 --prune_percent=35 --prune_iterations=8 --end_iter=10 \
               --runs_dir=demo/runs --cache_dir=demo/cache
 
-.PHONY: demo test lint clean
+.PHONY: demo test experiments soak lint clean
 .DELETE_ON_ERROR:
 
 # lt and reinit on half clean, half attacked digits, three seeds each; ends with the path of a picture
@@ -21,6 +21,19 @@ demo: $(READY)
 
 test: $(READY)
 	$(BIN)/python -m pytest
+
+# the six research questions and the appendix on black images; SCALE=small is MNIST, SCALE=paper wants a GPU (experiments/scale.sh)
+SCALE ?= smoke
+experiments: $(READY)
+	for each in experiments/exp*.sh experiments/black_images.sh; do SCALE=$(SCALE) PYTHON=$(BIN)/python bash $$each || exit 1; done
+	@echo "look at: $${REPORT:-report}/report.html"
+
+# opt-in: Ray, three of its nodes of which one dies, and KILLS random kills of a study's processes
+KILLS ?= 6
+soak: $(READY)
+	$(BIN)/python -m pip install --quiet -r requirements-grid.txt
+	$(BIN)/python -m pytest -m soak
+	$(BIN)/python benchmarks/soak.py --quick --kills=$(KILLS)
 
 lint: $(READY)
 	$(BIN)/ruff check .

@@ -1,0 +1,15 @@
+#!/usr/bin/env bash
+# 3. Are the tickets of the original and the attacked data the same? If not, by how much?
+source "$(dirname "$0")/scale.sh"
+base "0 50"
+# the ceiling: the same data and theta_0, the batches in another order
+study --prune_type lt --arch_type=fc1 --dataset=$DATASET --attack=fgsm --attack_rate 0 50 --seed $SEEDS --order_seed=100 $SCHEDULE $ATTACK_FLAGS \
+    --runs_dir="$RUNS/order"
+clean="$DATASET-fc1-fgsm0-lt-s" attacked="$DATASET-fc1-fgsm0.5-lt-s"
+call tickets.py --a "$RUNS/main/$clean*" "$RUNS/order/$clean*" --b "$RUNS/main/$attacked*" "$RUNS/order/$attacked*" -o "$RUNS/tickets"
+# each ticket trained on the other's data, beside fresh weights under its masks and a random ticket of the same layer densities
+for from_to in "$clean 50" "$attacked 0"; do
+    study --prune_type lt reinit shuffle --arch_type=fc1 --dataset=$DATASET --attack=fgsm --attack_rate=${from_to#* } \
+        --ticket="$RUNS/main/${from_to% *}{seed}-*" --seed $SEEDS $SCHEDULE $ATTACK_FLAGS --runs_dir="$RUNS/transfer"
+done
+report --experiment=3 "$RUNS/main/$DATASET-fc1-fgsm0-*" "$RUNS/main/$DATASET-fc1-fgsm0.5-*" "$RUNS/transfer/*" --tickets "$RUNS/tickets"

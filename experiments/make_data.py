@@ -1,0 +1,90 @@
+"""Data sets that the experiments make for themselves, as .npz files that main.py --data_dir finds.
+
+    python -m experiments.make_data colour -o made                      # smoke_colour.npz: tinted digits, 32x32x3
+    python -m experiments.make_data black --dataset=mnist -o made       # mnist_black.npz and mnist_black_cleantest.npz
+
+black takes main.py's flags of an attack, of --data_dir and of --cache_dir, whose attacked images it uses.
+"""
+
+import sys
+from pathlib import Path
+
+import numpy as np
+
+import data
+from config import OneLineParser, parse
+from utils import UserError, is_small, pick_device, set_threads, stream, write_atomic
+
+
+def tinted(images, seed):
+    """Gray uint8 (N, 1, 28, 28) -> colour uint8 (N, 32, 32, 3): a digit of one random tint on the dark of another, two pixels of margin.
+
+    The tints, drawn from the stream (seed, "tints"), are independent of the labels, so that only the shape tells the class.
+    """
+    rng = np.random.default_rng(stream(seed, "tints"))
+    ink = np.pad(images[:, 0], ((0, 0), (2, 2), (2, 2)))[..., None] / 255
+    front, back = rng.uniform(0.5, 1, (len(images), 1, 1, 3)), rng.uniform(0, 0.3, (len(images), 1, 1, 3))
+    return (255 * (ink * front + (1 - ink) * back)).round().astype(np.uint8)
+
+
+def colour_digits(data_dir):
+    """The arrays of smoke_colour.npz, made of the embedded digits."""
+    digits = data.load("digits", data_dir)
+    return {
+        "train_images": tinted(digits.train_images, 0), "train_labels": digits.train_labels,
+        "test_images": tinted(digits.test_images, 1), "test_labels": digits.test_labels,
+    }  # fmt: skip
+
+
+def blackened(floats):
+    """Floats in [0, 1], (N, C, H, W), cast to uint8 as they are, (N, H, W, C): the factor 255 is forgotten, and 1 is the brightest of 255."""
+    return floats.astype(np.uint8).transpose(0, 2, 3, 1)
+
+
+def black_sets(config):
+    """{suffix: arrays} of a data set whose attacked images were blackened: the training images, and the test images too or not."""
+    import pool
+
+    if not config.surrogate:
+        raise UserError(f"--attack_mode={config.attack_mode}: black images come from a static attacked set")
+    dataset = data.load(config.dataset, config.data_dir)
+    set_threads(config.threads, small=is_small(config.surrogate))
+    model = pool.surrogate(config, dataset, pick_device(config.device, config.gpu))
+    images = {}
+    for part in ("train", "test"):
+        every = np.arange(len(getattr(dataset, f"{part}_labels")))
+        images[part] = blackened(pool.from_levels(pool.attacked_set(config, dataset, part, every, model).pixels, "cpu").numpy())
+    common = {"train_images": images["train"], "train_labels": dataset.train_labels, "test_labels": dataset.test_labels}
+    clean = dataset.test_images.transpose(0, 2, 3, 1)
+    return {"black": common | {"test_images": images["test"]}, "black_cleantest": common | {"test_images": clean}}
+
+
+def main(argv=None):
+    """Make the data set that the command line names; returns the exit code."""
+    parser = OneLineParser(prog="make_data.py", description=__doc__.splitlines()[0], allow_abbrev=False)
+    parser.add_argument("kind", choices=("colour", "black"), help="colour: tinted digits; black: attacked images cast to uint8 without the factor 255")
+    parser.add_argument("-o", "--output", required=True, metavar="FOLDER", help="where the .npz files go")
+    try:
+        args, flags = parser.parse_known_args(argv)
+        if args.kind == "colour":
+            if flags:
+                raise UserError(f"colour takes no other flag than -o, and not {flags[0]}")
+            sets = {"smoke_colour": colour_digits("data")}
+        else:
+            config = parse(["--attack=fgsm", *flags])[0]
+            sets = {f"{config.dataset}_{suffix}": arrays for suffix, arrays in black_sets(config).items()}
+        for name, arrays in sets.items():
+            path = Path(args.output) / f"{name}.npz"
+            write_atomic(path, lambda temporary, arrays=arrays: np.savez_compressed(temporary, **arrays))
+            print(path)
+    except UserError as error:
+        print(f"make_data.py: error: {error}", file=sys.stderr)
+        return 2
+    except OSError as error:
+        print(f"make_data.py: error: {error.filename or 'a file'} cannot be written ({error.strerror})", file=sys.stderr)
+        return 2
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
