@@ -14,147 +14,35 @@ import numpy as np
 
 import plots
 from config import ATTACKS, RunConfig
+from paired import (
+    ALPHA,
+    CLEAN,
+    EARLY,
+    TRANSFER,
+    WHITEBOX,
+    amount,
+    compare,
+    describe,
+    difference_line,
+    differences,
+    headline_round,
+    images_of,
+    interval_p,
+    judge,
+    listed,
+    mean_line,
+    minus,
+    ranges,
+    sentence,
+    share,
+    where,
+)
+from panels import draw_panel, key, key_below, key_cell, new_figure, palette, seeds_note, table, title_of
 from tickets import expand
 from utils import UserError, read_csv
 
-HEADLINE = 0.08  # of the weights: where the literature's tickets still win clearly and reinitialised nets already fall behind
-ALPHA = 0.05
-CLEAN, TRANSFER, WHITEBOX, EARLY = "test_accuracy", "transfer", "whitebox", "early_stop_iteration"
 ATTACK_FLAGS = ("attack", "norm", "epsilon", "attack_steps", "attack_step_size", "confidence", "surrogate", "surrogate_epochs")
 WINS = ("tickets (lt) beat fresh weights under the same masks (reinit)", "reinit beats lt", "lt and reinit are not distinguishable")
-
-# Statistics -------------------------------------------------------------------------------------
-
-
-def headline_round(runs):
-    """The round that answers are read at: the last with at least 8 % of the weights, or the last of all if only the dense net has that many."""
-    count = min(len(run["rounds"]) for run in runs)
-    if count < 2:
-        raise UserError(f"{min(runs, key=lambda run: len(run['rounds']))['folder'].path} has its dense round only: nothing is pruned yet")
-    fitting = [number for number in range(count) if runs[0]["rounds"][number]["density"] >= HEADLINE]
-    return fitting[-1] if fitting[-1] else count - 1
-
-
-def differences(a, b, column, number, number_b=None):
-    """{seed: a - b} of `column` at a round, over the seeds that both arms ({seed: run}) have; number_b: b's round if it is another."""
-    number_b = number if number_b is None else number_b
-    return {seed: a[seed]["rounds"][number][column] - b[seed]["rounds"][number_b][column] for seed in common_seeds(a, b)}
-
-
-def minus(first, second):
-    """{seed: first - second} over the seeds that both have: the difference of two paired differences."""
-    return {seed: value - second[seed] for seed, value in first.items() if seed in second}
-
-
-def common_seeds(a, b):
-    """The seeds that two arms share, in order; UserError if there is none."""
-    seeds = sorted(a.keys() & b.keys())
-    if not seeds:
-        one, other = (next(iter(arm.values()))["folder"].path for arm in (a, b))
-        raise UserError(f"runs such as {one} and {other} share no --seed: comparisons are paired by seed")
-    return seeds
-
-
-def compare(label, values):
-    """A comparison: mean and half-width of the 95 % t-interval of paired differences {seed: value}, and the two-sided p of their being 0."""
-    mean, half = plots.mean_and_interval(list(values.values()))
-    return {"label": label, "difference": float(mean), "interval": float(half), "n": len(values), "p": interval_p(mean, half, len(values))}
-
-
-def interval_p(mean, half, count):
-    """The two-sided p of a mean that is given with the half-width of its 95 % t-interval over `count` values; nan without an interval."""
-    from scipy.stats import t
-
-    if count < 2 or math.isnan(half):
-        return math.nan
-    return float(2 * t.sf(abs(mean) / half * t.ppf(0.975, count - 1), count - 1)) if half > 0 else float(mean == 0)
-
-
-def holm(p_values):
-    """Holm's (1979) adjusted p-values, in the order given; nan stays nan and does not count."""
-    order = sorted((p, place) for place, p in enumerate(p_values) if not math.isnan(p))
-    adjusted, largest = list(p_values), 0.0
-    for rank, (p, place) in enumerate(order):
-        largest = max(largest, min(1.0, p * (len(order) - rank)))
-        adjusted[place] = largest
-    return adjusted
-
-
-def judge(comparisons):
-    """The comparisons of one sentence, with Holm's p and a verdict each: above, below, same (not distinguishable) or unknown (one seed)."""
-    for each, p in zip(comparisons, holm([each["p"] for each in comparisons]), strict=True):
-        each["holm_p"] = p
-        each["verdict"] = "unknown" if math.isnan(p) else "same" if p >= ALPHA else "above" if each["difference"] > 0 else "below"
-    return comparisons
-
-
-def mean_line(name, arm, column):
-    """An arm's mean of `column` with its interval at every round."""
-    x, mean, half, count = plots.curve(list(arm.values()), column)
-    return {"name": name, "quantity": column, "density": x, "mean": mean, "half": half, "n": count}
-
-
-def difference_line(name, a, b, column):
-    """The mean paired difference a - b of `column` with its interval at every round."""
-    seeds = common_seeds(a, b)
-    rounds = range(min(len(run["rounds"]) for run in (*a.values(), *b.values())))
-    pairs = np.array([plots.mean_and_interval(list(differences(a, b, column, number).values())) for number in rounds])
-    x = np.array([100 * np.mean([a[seed]["rounds"][number]["density"] for seed in seeds]) for number in rounds])
-    return {"name": name, "quantity": f"difference of {column}", "density": x, "mean": pairs[:, 0], "half": pairs[:, 1], "n": len(seeds)}
-
-
-# Words ------------------------------------------------------------------------------------------
-
-
-def amount(mean, half, sign=True, digits=2):
-    """+1.57 ± 0.26; without ± where one seed gives no interval."""
-    return f"{mean:{'+' if sign else ''}.{digits}f}".replace("-", "−") + ("" if math.isnan(half) else f" ± {half:.{digits}f}")
-
-
-def share(density):
-    """A density in percent, in words: 8.59 %."""
-    return f"{density:.3g} %"
-
-
-def listed(words):
-    """a, b and c."""
-    return words[0] if len(words) == 1 else f"{', '.join(words[:-1])} and {words[-1]}"
-
-
-def describe(comparisons, above, below, same="not distinguishable", unknown="one seed, so no interval and no verdict"):
-    """Judged comparisons as one clause a verdict, each with what it covers and by how much."""
-    clauses = []
-    for verdict, words in (("above", above), ("below", below), ("same", same), ("unknown", unknown)):
-        members = [each for each in comparisons if each["verdict"] == verdict]
-        if verdict == "same" and len(members) > 3:  # a list of what was not found hides what was
-            largest = max(members, key=lambda each: abs(each["difference"]))
-            clauses.append(f"{words}: {'all' if len(members) == len(comparisons) else 'the other'} {len(members)}, the largest {_with_amount(largest)}")
-        elif members:
-            clauses.append(f"{words}: {listed([_with_amount(each) for each in members])}")
-    return "; ".join(clauses)
-
-
-def _with_amount(each):
-    # an interval that excludes 0 beside "not distinguishable" needs its reason
-    corrected = each["verdict"] == "same" and abs(each["difference"]) > each["interval"]
-    what = "difference " if each["verdict"] in ("same", "unknown") else ""
-    reason = f", Holm p = {each['holm_p']:.2g}" if corrected else ""
-    return f"{each['label']} ({what}{amount(each['difference'], each['interval'])}{reason})"
-
-
-def sentence(text):
-    """The text with a full stop and a capital, but for lt, which is a name."""
-    return (text[:1] if text.startswith("lt ") else text[:1].upper()) + text[1:] + ("" if text.endswith(".") else ".")
-
-
-def where(density):
-    """How a sentence names the declared density."""
-    return f"at {share(density)} of the weights"
-
-
-def images_of(rate):
-    """What training images a mix ratio means, in words."""
-    return "clean data" if rate == 0 else f"{100 * rate:g} % attacked data"
 
 
 # Runs -> arms -----------------------------------------------------------------------------------
@@ -218,112 +106,6 @@ def rate_pair(rates, words):
         found = ", ".join(f"{100 * rate:g} %" for rate in sorted(rates))
         raise UserError(f"{words}: runs at attack rate 0 and at one other are needed, and these are at {found}")
     return 0.0, attacked[0]
-
-
-# Figures ----------------------------------------------------------------------------------------
-
-
-def palette(count, ordered=False):
-    """Colours of `count` arms: a sequence where the arms have an order, else ones that are easy to tell apart."""
-    import seaborn
-
-    return seaborn.color_palette("viridis", count) if ordered else seaborn.color_palette("colorblind", max(count, 3))[:count]
-
-
-def new_figure(title, columns, rows=1):
-    """plots.new_figure with room between its panels for their labels."""
-    figure, axes = plots.new_figure(title, columns, rows)
-    figure.get_layout_engine().set(w_pad=0.1, h_pad=0.08)
-    return figure, axes
-
-
-def draw(axis, line, colour, style="-"):
-    """A line with its band."""
-    axis.plot(line["density"], line["mean"], marker="o", markersize=3, color=colour, linestyle=style, linewidth=1.4)
-    axis.fill_between(line["density"], line["mean"] - line["half"], line["mean"] + line["half"], color=colour, alpha=0.15, linewidth=0)
-
-
-def finish(axis, lines, title, label, headline=None, zero=False):
-    """Axes and limits of a panel: the means decide, and a band of two seeds, six times as wide as one of five, may reach beyond."""
-    means = np.concatenate([line["mean"] for line in lines])
-    halves = np.nan_to_num(np.concatenate([line["half"] for line in lines]))
-    low, high = np.nanmin(means), np.nanmax(means)
-    pad = max(0.05 * (high - low), min(halves.max(), 0.6 * (high - low) + 0.5), 0.01 if "Jaccard" in label else 0.25)
-    bounds = [low - pad, high + pad]
-    if zero:
-        axis.axhline(0, color="0.35", linewidth=1)
-        bounds = [min(bounds[0], -0.1), max(bounds[1], 0.1)]
-    elif "accuracy" in label:
-        bounds = [max(bounds[0], -1), min(bounds[1], 101)]
-    axis.set_ylim(*bounds)
-    if headline is not None:
-        axis.axvline(headline, color="0.35", linestyle=":", linewidth=1)
-    plots.remaining_axis(axis, np.concatenate([line["density"] for line in lines[:1]]))
-    axis.set_title(title)
-    axis.set_ylabel(label)
-
-
-def key(entries, headline=True):
-    """Legend handles and labels of {label: (colour, style)}."""
-    from matplotlib.lines import Line2D
-
-    handles = [Line2D([], [], color=colour, linestyle=style, linewidth=1.8) for colour, style in entries.values()]
-    labels = list(entries)
-    if headline:
-        handles.append(Line2D([], [], color="0.35", linestyle=":", linewidth=1))
-        labels.append("density of the answer")
-    return handles, labels
-
-
-def key_cell(axis, entries, note, headline=True):
-    """A legend in a panel of its own, where it covers nothing."""
-    axis.set_axis_off()
-    handles, labels = key(entries, headline)
-    axis.legend(handles, labels, loc="center", frameon=False, fontsize="medium", title=note, ncols=1 + len(labels) // 13)
-
-
-def key_below(figure, entries, note, columns):
-    """A legend below all panels."""
-    handles, labels = key(entries)
-    figure.legend(handles, labels, loc="outside lower center", frameon=False, ncols=columns, title=note)
-
-
-def seeds_note(runs):
-    """How many seeds a figure's bands are over."""
-    counts = sorted({len({run["flags"]["seed"] for run in runs})})
-    return f"means and 95 % intervals over {counts[0]} seeds" if counts[0] > 1 else "one seed: no intervals"
-
-
-# Tables -----------------------------------------------------------------------------------------
-
-
-def pick_rounds(count, headline, most=8):
-    """At most `most` of the rounds, evenly, with the first, the last and the headline's."""
-    step = -(-(count - 1) // (most - 2)) or 1
-    return sorted({*range(0, count, step)[: most - 2], headline, count - 1})
-
-
-def table(blocks, heads):
-    """A compact table of {block: (lines, headline round)}: a row a block and density, a column a line; heads: the lines' names."""
-    named = len(blocks) > 1
-    rows, marked = [], []
-    for block, (lines, headline) in blocks.items():
-        count = min(len(line["mean"]) for line in lines)
-        for number in pick_rounds(count, headline):
-            marked += [len(rows)] if number == headline else []
-            cells = [amount(line["mean"][number], line["half"][number], sign=line["quantity"].startswith("difference")) for line in lines]
-            rows.append([*([block] if named else []), share(lines[0]["density"][number]), *cells])
-    return {"head": [*([""] if named else []), "weights left", *heads], "rows": rows, "marked": marked}
-
-
-def csv_rows(lines):
-    """Every number that is drawn, one row a line and round."""
-    return [
-        {"arm": line["name"], "quantity": line["quantity"], "round": number, "density_percent": round(float(x), 4), "mean": round(float(mean), 4),
-         "interval": "" if math.isnan(half) else round(float(half), 4), "seeds": line["n"]}
-        for line in lines
-        for number, (x, mean, half) in enumerate(zip(line["density"], line["mean"], line["half"], strict=True))
-    ]  # fmt: skip
 
 
 # The six experiments ----------------------------------------------------------------------------
@@ -792,60 +574,6 @@ def result(answer, details, families, lines, compact, figure, density):
         "figure": figure,
         "density_percent": density if isinstance(density, dict) else float(density),
     }
-
-
-def draw_panel(axis, shown, title, label, headline, outlier=None):
-    """A panel of (line, colour, style); a line without a number is left out.
-
-    outlier: (words, lines) that are set aside, and said to be, where they would take most of the panel's height from the others.
-    """
-    shown = [each for each in shown if np.isfinite(each[0]["mean"]).any()]
-    if outlier:
-        aside = [line for line, *_ in shown if any(line is each for each in outlier[1])]
-        others = [each for each in shown if not any(each[0] is line for line in aside)]
-        if aside and others and span([line for line, *_ in shown]) > 3 * max(span([line for line, *_ in others]), 2):
-            values = np.concatenate([line["mean"] for line in aside])
-            words = f"{outlier[0]} is off the scale: {amount(values.min(), math.nan, sign=False)} to {amount(values.max(), math.nan, sign=False)}"
-            axis.annotate(words, (0.02, 0.02), xycoords="axes fraction", fontsize="x-small", color="0.35")
-            shown = others
-    if not shown:
-        axis.set_axis_off()
-        return
-    for line, colour, style in shown:
-        draw(axis, line, colour, style)
-    finish(axis, [line for line, *_ in shown], title, label, headline, zero=label.startswith("difference"))
-
-
-def span(lines):
-    """From the lowest to the highest mean of lines."""
-    means = np.concatenate([line["mean"] for line in lines])
-    return float(np.nanmax(means) - np.nanmin(means))
-
-
-def title_of(runs, what=""):
-    """The network and the data set of runs that share them."""
-    flags = runs[0]["flags"]
-    return f"{flags['arch_type']} on {flags['dataset'].split('_black')[0]}" + (f": {what}" if what else "")
-
-
-def ranges(line, label, above="lt above reinit", below="lt below reinit"):
-    """At which densities a line's interval lies above or below 0, each density by itself, and its value at the middle and last one."""
-    number, last = len(line["mean"]) // 2, len(line["mean"]) - 1
-    found = []
-    for words, holds in ((above, line["mean"] - line["half"] > 0), (below, line["mean"] + line["half"] < 0)):
-        if holds.any():
-            found.append(f"{words} {spans(line['density'], holds)}")
-    at = ", ".join(f"{amount(line['mean'][n], line['half'][n])} at {share(line['density'][n])}" for n in (number, last))
-    none = "one seed, so no intervals" if np.isnan(line["half"]).all() else "no density's interval lies off 0"
-    return f"{label}, densities one by one: {'; '.join(found) or none} (difference {at})"
-
-
-def spans(density, holds):
-    """Where `holds` (bools) is true, in words: "from 80 % down to 8.59 % and at 2 %"."""
-    starts = [at for at in np.flatnonzero(holds) if at == 0 or not holds[at - 1]]
-    ends = [at for at in np.flatnonzero(holds) if at == len(holds) - 1 or not holds[at + 1]]
-    words = [f"at {share(density[a])}" if a == b else f"from {share(density[a])} down to {share(density[b])}" for a, b in zip(starts, ends, strict=True)]
-    return listed(words)
 
 
 def leaking(lt, at, names):

@@ -17,8 +17,10 @@ from pathlib import Path
 import numpy as np
 
 import plots
-from answers import EXPERIMENTS, amount, csv_rows, load
+from answers import EXPERIMENTS, load
 from config import OneLineParser
+from paired import amount
+from panels import csv_rows
 from utils import UserError, choose, write_csv, write_json, write_text
 
 # The page ---------------------------------------------------------------------------------------

@@ -13,6 +13,7 @@ import pytest
 from scipy import stats
 
 import answers
+import paired
 import report
 from config import resolve
 from conftest import ROOT
@@ -69,7 +70,7 @@ def answer(tmp_path, experiment, *folders, options=()):
 
 def test_a_comparison_is_the_paired_t_test():
     a, b = [97.2, 96.9, 97.8, 97.5], [96.8, 96.9, 97.1, 97.0]
-    found = answers.compare("x", dict(enumerate(x - y for x, y in zip(a, b, strict=True))))
+    found = paired.compare("x", dict(enumerate(x - y for x, y in zip(a, b, strict=True))))
     oracle = stats.ttest_rel(a, b)
     low, high = oracle.confidence_interval()
     assert found["p"] == pytest.approx(oracle.pvalue) and found["n"] == 4
@@ -77,21 +78,21 @@ def test_a_comparison_is_the_paired_t_test():
 
 
 def test_a_comparison_of_one_seed_or_without_spread():
-    assert np.isnan(answers.compare("x", {0: 1.5})["interval"]) and np.isnan(answers.compare("x", {0: 1.5})["p"])
-    assert answers.compare("x", {0: 0.0, 1: 0.0})["p"] == 1 and answers.compare("x", {0: 2.0, 1: 2.0})["p"] == 0
+    assert np.isnan(paired.compare("x", {0: 1.5})["interval"]) and np.isnan(paired.compare("x", {0: 1.5})["p"])
+    assert paired.compare("x", {0: 0.0, 1: 0.0})["p"] == 1 and paired.compare("x", {0: 2.0, 1: 2.0})["p"] == 0
 
 
 def test_holm_equals_its_definition():
-    assert answers.holm([0.01, 0.04, 0.03, 0.005]) == pytest.approx([0.03, 0.06, 0.06, 0.02])
+    assert paired.holm([0.01, 0.04, 0.03, 0.005]) == pytest.approx([0.03, 0.06, 0.06, 0.02])
     rng = np.random.default_rng(0)
     for _ in range(50):
         p = rng.random(6) ** 3
         ordered = sorted(p)
-        for value, adjusted in zip(p, answers.holm(list(p)), strict=True):
+        for value, adjusted in zip(p, paired.holm(list(p)), strict=True):
             # the smallest level at which the step-down procedure rejects this one
             expected = max(min(1, (6 - rank) * each) for rank, each in enumerate(ordered) if each <= value)
             assert adjusted == pytest.approx(expected)
-    found = answers.holm([0.02, float("nan"), 0.03])
+    found = paired.holm([0.02, float("nan"), 0.03])
     assert found[0] == pytest.approx(0.04) and np.isnan(found[1])
 
 
@@ -99,28 +100,28 @@ def test_a_correction_can_take_a_verdict_back():
     rng = np.random.default_rng(3)
     values = rng.normal(0, 1, 5)
     values += 2.9 * stats.sem(values) - values.mean()  # p = 0.044
-    alone = answers.judge([answers.compare("a", dict(enumerate(values)))])[0]
+    alone = paired.judge([paired.compare("a", dict(enumerate(values)))])[0]
     assert alone["verdict"] == "above" and alone["p"] < 0.05
-    among = answers.judge([answers.compare(name, dict(enumerate(values))) for name in "abc"])
+    among = paired.judge([paired.compare(name, dict(enumerate(values))) for name in "abc"])
     assert [each["verdict"] for each in among] == ["same"] * 3
-    assert "not distinguishable" in answers.describe(among, "up", "down") and "Holm p = 0.13" in answers.describe(among, "up", "down")
+    assert "not distinguishable" in paired.describe(among, "up", "down") and "Holm p = 0.13" in paired.describe(among, "up", "down")
 
 
 def test_runs_pair_by_seed_and_only_where_both_have_it():
     a, b = ({seed: {"rounds": [{"x": value}]} for seed, value in arm.items()} for arm in ({0: 5.0, 2: 7.0, 3: 1.0}, {3: 0.5, 0: 1.0}))
-    assert answers.differences(a, b, "x", 0) == {0: 4.0, 3: 0.5}
-    assert answers.minus({0: 4.0, 3: 0.5}, {3: 1.0, 9: 1.0}) == {3: -0.5}
+    assert paired.differences(a, b, "x", 0) == {0: 4.0, 3: 0.5}
+    assert paired.minus({0: 4.0, 3: 0.5}, {3: 1.0, 9: 1.0}) == {3: -0.5}
 
 
 @pytest.mark.parametrize(("keep", "rounds", "expected"), [(0.8, 12, 11), (0.8, 20, 11), (0.9, 35, 23), (0.4, 3, 2), (0.05, 3, 2), (0.5, 2, 1)])
 def test_the_declared_density(keep, rounds, expected):
-    assert answers.headline_round([{"rounds": [{"density": keep**number} for number in range(rounds)]}]) == expected
+    assert paired.headline_round([{"rounds": [{"density": keep**number} for number in range(rounds)]}]) == expected
 
 
 def test_lines_equal_scipy(tmp_path):
     runs = answers.load([f"{study(tmp_path / 'runs', [(rate(0), 1, 95)])}/*"])
     arms = answers.split_arms(runs, lambda flags: (flags["prune_type"],))
-    line = answers.difference_line("x", arms[("lt",)], arms[("reinit",)], "test_accuracy")
+    line = paired.difference_line("x", arms[("lt",)], arms[("reinit",)], "test_accuracy")
     for number in (1, 3):
         lt, reinit = ([arms[(kind,)][seed]["rounds"][number]["test_accuracy"] for seed in range(5)] for kind in ("lt", "reinit"))
         low, high = stats.ttest_rel(lt, reinit).confidence_interval()
@@ -376,7 +377,7 @@ def test_the_scripts_from_data_to_page(tmp_path):
     environment = (
         os.environ
         | folders
-        | {"SCALE": "smoke", "PYTHON": sys.executable, "ARCHS": "fc1_nobias", "FLAGS": "--prune_iterations=2 --end_iter=1 --workers=1", "OMP_NUM_THREADS": "1"}
+        | {"SCALE": "smoke", "PYTHON": sys.executable, "ARCHS": "fc1 fc1_nobias", "FLAGS": "--prune_iterations=2 --end_iter=1 --workers=1", "OMP_NUM_THREADS": "1"}
     )
     for script in [*sorted((ROOT / "experiments").glob("exp*.sh")), ROOT / "experiments" / "black_images.sh"]:
         done = subprocess.run(["bash", str(script)], capture_output=True, text=True, timeout=1800, env=environment, cwd=tmp_path)
@@ -399,7 +400,7 @@ def test_a_run_with_the_dense_round_only_has_nothing_to_compare():
         path = "runs/x"
 
     with pytest.raises(UserError, match="dense round only"):
-        answers.headline_round([{"rounds": [{"density": 1.0}], "folder": Folder}])
+        paired.headline_round([{"rounds": [{"density": 1.0}], "folder": Folder}])
 
 
 def test_unfinished_runs_are_said_to_be(tmp_path):
