@@ -377,7 +377,13 @@ def test_the_scripts_from_data_to_page(tmp_path):
     environment = (
         os.environ
         | folders
-        | {"SCALE": "smoke", "PYTHON": sys.executable, "ARCHS": "fc1 fc1_nobias", "FLAGS": "--prune_iterations=2 --end_iter=1 --workers=1", "OMP_NUM_THREADS": "1"}
+        | {
+            "SCALE": "smoke",
+            "PYTHON": sys.executable,
+            "ARCHS": "fc1 fc1_nobias",
+            "FLAGS": "--prune_iterations=2 --end_iter=1 --workers=1",
+            "OMP_NUM_THREADS": "1",
+        }
     )
     for script in [*sorted((ROOT / "experiments").glob("exp*.sh")), ROOT / "experiments" / "black_images.sh"]:
         done = subprocess.run(["bash", str(script)], capture_output=True, text=True, timeout=1800, env=environment, cwd=tmp_path)

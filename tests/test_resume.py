@@ -209,7 +209,7 @@ def wait_for(found, seconds=120):
     assert found()
 
 
-LONG = ["--prune_iterations=2", "--end_iter=60", "--prune_percent=60"]
+LONG = ["--prune_iterations=2", "--end_iter=250", "--prune_percent=60"]  # long enough for another process to start meanwhile
 
 
 @pytest.mark.parametrize("number, code", [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
@@ -234,7 +234,7 @@ def test_the_second_process_on_a_run_says_who_has_it_and_a_dead_ones_lock_is_tak
     first.communicate()
     third = cli(*LONG)
     assert third.returncode == 0 and "done: " in third.stdout, third.stderr
-    fourth = cli("--prune_iterations=2", "--end_iter=60", "--prune_percent=60")
+    fourth = cli(*LONG)
     assert "done already" in fourth.stdout
     assert (run_folder(tmp_path) / "DONE").exists()
 
