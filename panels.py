@@ -102,9 +102,10 @@ def draw_panel(axis, shown, title, label, headline, outlier=None):
 
 
 def span(lines):
-    """From the lowest to the highest mean of lines."""
-    means = np.concatenate([line["mean"] for line in lines])
-    return float(np.nanmax(means) - np.nanmin(means))
+    """From the lowest to the highest end of the lines' intervals."""
+    means, halves = (np.concatenate([line[name] for line in lines]) for name in ("mean", "half"))
+    halves = np.nan_to_num(halves)
+    return float(np.nanmax(means + halves) - np.nanmin(means - halves))
 
 
 def title_of(runs, what=""):
