@@ -21,7 +21,9 @@ from tickets import load_ticket
 from utils import UserError
 
 ANYTHING = st.one_of(
-    st.integers(-3, 40).map(str), st.floats(allow_subnormal=False).map(str), st.sampled_from(["", "0", "1/3", "8/255", "1/0", "nan", "inf", "../x", "a b", "é", "-"])
+    st.integers(-3, 40).map(str),
+    st.floats(allow_subnormal=False).map(str),
+    st.sampled_from(["", "0", "1/3", "8/255", "1/0", "nan", "inf", "../x", "a b", "é", "-"]),
 )
 NAMES = {item.name: [*item.metadata["names"]] for item in fields(RunConfig) if item.metadata["names"]}
 NAMES |= {"dataset": ["digits", "mnist_fgsm_attack", "digits_cw_attack", "../etc", "cifar10_pgd_attack", "no_such", "x/y"], "preset": [*PRESETS, "none"]}
