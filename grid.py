@@ -5,6 +5,8 @@ python main.py --engine=ray --ray_address=auto --prune_type lt reinit ... # a Ra
 python main.py --print_commands --prune_type lt reinit ... | parallel     # a command a run, for whatever starts commands
 """
 
+import collections
+import contextlib
 import dataclasses
 import json
 import os
@@ -13,9 +15,11 @@ import socket
 import sys
 import threading
 import time
+from multiprocessing import connection, get_context
 from pathlib import Path
 
 from archs import WITH_DROPOUT
+from runfolder import Progress, RunFolder
 from utils import UserError, cores, is_small, one_line, stop
 
 TRIES = 3  # of a cohort whose process is killed
@@ -131,34 +135,19 @@ def jobs_of(plan, threads):
     return [[(moved(run.config), run.folder.path.absolute()) for run in cohort] for cohort in plan]
 
 
-def work(job):
-    """What another process does with a cohort's job: as `attempt`, or nothing if it is being stopped."""
-    from main import open_run
+def work(job, gpu=None):
+    """What another process does with a cohort's job, on that GPU where there are several: as `attempt`."""
+    from main import Run
 
-    try:
-        if stop.signal:
-            return []
-        job = [(dataclasses.replace(config, gpu=_gpu) if _gpu is not None else config, folder) for config, folder in job]
-        return attempt([open_run(config, folder if folder.name != config.run_name else None) for config, folder in job])
-    except UserError as error:
-        return [Outcome(str(folder), "failed", one_line(error)) for _, folder in job]
-    except KeyboardInterrupt:  # the parent says so
-        return []
-    finally:
-        if _parent and os.getppid() != _parent:  # nobody will ask for more, nor close the queue
-            os._exit(128 + signal.SIGTERM)
+    job = [(dataclasses.replace(config, gpu=gpu) if gpu is not None else config, folder) for config, folder in job]
+    return attempt([Run(config, RunFolder(folder), Progress()) for config, folder in job])
 
 
-_parent, _gpu = None, None  # of a worker process: whose it is, and its GPU where there are several
-
-
-def begin_worker(parent, free_gpus):
-    """In a worker: no bars, which several processes would write over each other; signals keep the state; it ends when its parent has."""
-    global _parent, _gpu
-    os.environ["TQDM_DISABLE"] = "1"
+def serve(do, pipe, parent, gpu):
+    """In a worker process: send back what `do` makes of each job that comes through the pipe, until it closes or a signal comes."""
+    os.environ["TQDM_DISABLE"] = "1"  # several processes would write over each other's bars
     stop.listen()
-    _parent = parent
-    _gpu = free_gpus.get() if free_gpus else None
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # a terminal's Ctrl-C reaches the parent too, which passes it on as SIGTERM
 
     def watch():
         while os.getppid() == parent:
@@ -166,49 +155,82 @@ def begin_worker(parent, free_gpus):
         os.kill(os.getpid(), signal.SIGTERM)
 
     threading.Thread(target=watch, daemon=True).start()
+    with contextlib.suppress(EOFError, OSError, KeyboardInterrupt):  # the parent has closed the pipe, is gone, or says stop
+        while True:
+            pipe.send(do(pipe.recv(), gpu))
+
+
+class Worker:
+    """A place for a process that does one job after the other. It shares no queue and no lock with others: one that is killed stops nobody."""
+
+    def __init__(self, gpu):
+        self.gpu, self.process, self.job = gpu, None, None
+
+    def begin(self, job):
+        """Give it a job, in a fresh process if it has none that is alive."""
+        if self.process is None or not self.process.is_alive():
+            context = get_context("spawn")  # spawned, not forked: torch's threads do not survive a fork
+            self.pipe, theirs = context.Pipe()
+            self.process = context.Process(target=serve, args=(work, theirs, os.getpid(), self.gpu))
+            self.process.start()
+            theirs.close()  # the process has it alone, so that its end closes the pipe
+        self.job = job
+        with contextlib.suppress(OSError):  # killed this very moment: the answer will say so
+            self.pipe.send(job)
+
+    def answer(self):
+        """The outcomes of its job; None if the process ended before."""
+        self.job = None
+        try:
+            return self.pipe.recv()
+        except (EOFError, OSError):
+            self.process.join()
+            return None
+
+    def ended(self):
+        """How its process ended, in words."""
+        code = self.process.exitcode
+        return f"was killed by {signal.Signals(-code).name}" if code < 0 else "failed with the error above" if code else "was stopped"
 
 
 def in_processes(plan, workers):
-    """Each cohort in one of that many processes. Where one is killed the unfinished cohorts go on in fresh ones, each TRIES times at most."""
-    from concurrent.futures import FIRST_COMPLETED, ProcessPoolExecutor, wait
-    from concurrent.futures.process import BrokenProcessPool
-    from multiprocessing import active_children, get_context
-
-    context, config = get_context("spawn"), plan[0][0].config  # spawned, not forked: torch's threads do not survive a fork
-    threads, several = max(1, cores() // workers), gpus(config) > 1
+    """Each cohort in one of that many processes. What a killed one had in hand goes on in a fresh one, TRIES times in all."""
+    config = plan[0][0].config
+    threads, devices = max(1, cores() // workers), gpus(config)
     print(f"{sum(map(len, plan))} runs in {workers} processes of {config.threads or threads} thread(s)")
-    jobs, outcomes, tries = dict(enumerate(jobs_of(plan, threads))), [], dict.fromkeys(range(len(plan)), 0)
-    with Board(plan) as board:
-        while jobs:
-            free_gpus = None
-            if several:
-                free_gpus = context.Manager().Queue()
-                for worker in range(workers):
-                    free_gpus.put(worker % gpus(config))
-            with ProcessPoolExecutor(workers, context, initializer=begin_worker, initargs=(os.getpid(), free_gpus)) as pool:
-                waiting = {pool.submit(work, job): place for place, job in jobs.items()}
-                begun = set()
-                try:
-                    while waiting:
-                        begun |= {place for future, place in waiting.items() if future.running()}
-                        for future in wait(waiting, timeout=1, return_when=FIRST_COMPLETED).done:
-                            outcomes += future.result()
-                            del jobs[waiting.pop(future)]
-                        board.look(outcomes)
-                except BrokenProcessPool:
-                    print("note: a worker process was killed; what it had begun goes on from where it was", file=sys.stderr)
-                    for place in begun & jobs.keys():
-                        tries[place] += 1
-                        if tries[place] == TRIES:
-                            reason = f"its process was killed {TRIES} times: out of memory? fewer --workers may help"
-                            outcomes += [Outcome(str(folder), "died", reason) for _, folder in jobs.pop(place)]
-                except KeyboardInterrupt as error:
-                    # Ctrl-C reaches every process of a terminal, SIGTERM only this one
-                    if getattr(error, "signal", None) == signal.SIGTERM:
-                        for child in active_children():
-                            child.terminate()
-                    pool.shutdown(cancel_futures=True)
-                    raise
+    crew = [Worker(place % devices if devices > 1 else None) for place in range(workers)]
+    jobs, tries, outcomes = jobs_of(plan, threads), collections.Counter(), []
+    try:
+        with Board(plan) as board:
+            while jobs or any(worker.job for worker in crew):
+                for worker in crew:
+                    if jobs and not worker.job:
+                        worker.begin(jobs.pop(0))
+                busy = {worker.pipe: worker for worker in crew if worker.job}
+                for worker in map(busy.get, connection.wait(busy, timeout=1)):
+                    job, answer = worker.job, worker.answer()
+                    if answer is not None:
+                        outcomes += answer
+                        continue
+                    print(f"note: a worker process {worker.ended()}; what it had begun goes on from where it was", file=sys.stderr)
+                    folders = [str(folder) for _, folder in job]
+                    tries[folders[0]] += 1
+                    if tries[folders[0]] < TRIES:
+                        jobs.insert(0, job)
+                    else:
+                        reason = f"its process {worker.ended()}, the last of {TRIES} times: out of memory? fewer --workers may help"
+                        outcomes += [Outcome(folder, "died", reason) for folder in folders]
+                board.look(outcomes)
+    except KeyboardInterrupt:
+        for worker in crew:
+            if worker.process:
+                worker.process.terminate()
+        raise
+    finally:
+        for worker in crew:
+            if worker.process:
+                worker.pipe.close()
+                worker.process.join()
     return outcomes
 
 

@@ -214,6 +214,7 @@ class RunFolder:
         """Give back what `hold` took, and leave no trace of it, nor of a run that never began."""
         if self.lock is None:
             return
+        self._close_log()
         (self.path / "holder.json").unlink(missing_ok=True)
         self.lock.release()
         self.lock = None
@@ -237,7 +238,7 @@ class RunFolder:
         flags = {name: value if value is not None else "none" for name, value in config.results().items()}
         metrics = {f"final/{name}": value for name, value in last.items() if name.endswith("accuracy") or name == "density"}
         self._writer().add_hparams(flags, metrics, name="hparams")
-        self.tensorboard.close()
+        self._close_log()
         write_text(self.path / "DONE", "")
 
     def log_samples(self, config, samples):
@@ -267,6 +268,11 @@ class RunFolder:
 
             self.tensorboard = SummaryWriter(str(self.path / "tb"))
         return self.tensorboard
+
+    def _close_log(self):
+        if self.tensorboard is not None:  # left open, its thread ends the process with a traceback
+            self.tensorboard.close()
+            self.tensorboard = None
 
 
 class Keeper:

@@ -247,14 +247,14 @@ def test_a_killed_worker_is_replaced(cache, tmp_path, monkeypatch):
     (holder, *_) = (tmp_path / "runs").glob("*/holder.json")
     os.kill(int(json.loads(holder.read_text())["process"]), signal.SIGKILL)
     _, error = process.communicate(timeout=240)
-    assert process.returncode == 0 and "a worker process was killed" in error, error
+    assert process.returncode == 0 and "a worker process was killed by SIGKILL" in error, error
     assert len(list((tmp_path / "runs").glob("*/DONE"))) == 3
     assert main.main([f"--runs_dir={tmp_path / 'alone'}", *lists, "--workers=1"]) == 0
     for folder in (tmp_path / "alone").iterdir():
         same(numbers(tmp_path / "runs" / folder.name), numbers(folder))
 
 
-def kills_itself(job):
+def kills_itself(job, gpu):
     os.kill(os.getpid(), signal.SIGKILL)
 
 
@@ -265,7 +265,55 @@ def test_a_worker_that_is_always_killed_is_given_up(tmp_path, monkeypatch, capsy
     assert sorted((outcome.path, outcome.state) for outcome in outcomes) == sorted((str(run.folder.path), "died") for run in runs)
     assert grid.report(outcomes, before=1) == 1
     told = capsys.readouterr()
-    assert told.err.count("its process was killed 3 times") == 2 and "runs: 1 done, 2 died" in told.out
+    assert told.err.count("its process was killed by SIGKILL, the last of 3 times") == 2 and "runs: 1 done, 2 died" in told.out
+
+
+def kills_the_other(job, gpu):
+    """Seed 0 ends at once; seed 1, as deaf to signals as a training step, kills seed 0's idle process and then ends."""
+    ((config, folder),) = job
+    mine = folder.parent / f"pid{config.seed}"
+    mine.write_text(str(os.getpid()))
+    if config.seed == 1:
+        with stop.deferring():
+            other = folder.parent / "pid0"
+            wait_for(lambda: other.exists() and other.read_text())
+            time.sleep(0.5)
+            os.kill(int(other.read_text()), signal.SIGKILL)
+            time.sleep(0.5)
+    return [grid.Outcome(str(folder), "done")]
+
+
+def test_an_idle_worker_that_is_killed_stops_nobody(tmp_path, monkeypatch):
+    monkeypatch.setattr(grid, "work", kills_the_other)
+    runs = [main.open_run(config) for config in parse_runs([f"--runs_dir={tmp_path}", "--seed", "0", "1"]).configs]
+    outcomes = grid.in_processes([runs[:1], runs[1:]], 2)
+    assert {(outcome.path, outcome.state) for outcome in outcomes} == {(str(run.folder.path), "done") for run in runs}
+
+
+def fails(job, gpu):
+    raise RuntimeError("a defect")
+
+
+def test_a_defect_in_one_run_ends_that_run(tmp_path, monkeypatch, capfd):
+    monkeypatch.setattr(grid, "work", fails)
+    runs = [main.open_run(config) for config in parse_runs([f"--runs_dir={tmp_path}", "--seed", "0", "1"]).configs]
+    outcomes = grid.in_processes([runs[:1], runs[1:]], 2)
+    assert [outcome.state for outcome in outcomes] == ["died", "died"] and "failed with the error above" in outcomes[0].reason
+    assert "RuntimeError: a defect" in capfd.readouterr().err
+
+
+def test_a_worker_is_told_its_gpu(tmp_path, monkeypatch):
+    """A GPU a place; one that is killed is replaced on the same."""
+    monkeypatch.setattr(grid, "gpus", lambda config: 2)
+    monkeypatch.setattr(grid, "work", notes_its_gpu)
+    runs = [main.open_run(config) for config in parse_runs([f"--runs_dir={tmp_path}", "--seed", "0", "1", "2", "3"]).configs]
+    outcomes = grid.in_processes([[run] for run in runs], 2)
+    assert {outcome.reason for outcome in outcomes} == {"0", "1"}
+
+
+def notes_its_gpu(job, gpu):
+    time.sleep(0.5)
+    return [grid.Outcome(str(job[0][1]), "done", str(gpu))]
 
 
 def test_workers_end_with_their_parent(cache, tmp_path):
