@@ -16,13 +16,14 @@ import math
 import os
 import re
 import shlex
+import sys
 from dataclasses import dataclass, field
 from fractions import Fraction
 from pathlib import Path
 
 import data
 from archs import ARCHS
-from utils import UserError, choose, hash8
+from utils import UserError, choose, hash8, one_line
 
 
 @dataclass(frozen=True)
@@ -216,6 +217,12 @@ class RunConfig:
         """Every field as a plain dict, as config.json keeps it."""
         return dataclasses.asdict(self)
 
+    @classmethod
+    def of(cls, saved):
+        """The RunConfig of a saved run's flags, whatever version wrote them."""
+        saved = with_defaults(saved)
+        return cls(**{item.name: saved[item.name] for item in dataclasses.fields(cls)})
+
     def results(self):
         """The fields that change the result: what the folder's hash covers and a resumed run must match."""
         return {f.name: getattr(self, f.name) for f in dataclasses.fields(self) if f.metadata["result"]}
@@ -270,6 +277,20 @@ class OneLineParser(argparse.ArgumentParser):
         if message.startswith("unrecognized arguments: "):
             choose("flag", message.split(": ", 1)[1].split(" ")[0].split("=")[0], known, "--help lists them")
         raise UserError(message)
+
+    def run(self, argv, work, parse=None):
+        """Call work with the parsed command line; returns the exit code. What the user can mend is one line on stderr and 2."""
+        args = None
+        try:
+            args = (parse or self.parse_args)(argv)
+            work(args)
+        except UserError as error:
+            print(f"{self.prog}: error: {one_line(error)}", file=sys.stderr)
+            return 2
+        except OSError as error:
+            print(f"{self.prog}: error: {error.filename or getattr(args, 'output', 'a file')} cannot be written ({error.strerror or error})", file=sys.stderr)
+            return 2
+        return 0
 
 
 def make_parser():
@@ -377,17 +398,31 @@ def _one_run(given, resume, preset):
         given = PRESETS[preset] | given
     if not resume:
         return resolve(given)
-    path = Path(resume) / "config.json"
-    try:
-        saved = json.loads(path.read_text())["flags"]
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise UserError(f"--resume={resume}: {path} is not a run's configuration ({error})") from None
+    saved = saved_config(resume)["flags"]
     try:
         config = resolve({**saved, "runs_dir": str(Path(resume).parent), **given})
     except (TypeError, AttributeError, ValueError) as error:
-        raise UserError(f"--resume={resume}: {path} is damaged ({error})") from None
+        raise UserError(f"--resume={resume}: its config.json is damaged ({error})") from None
     must_match(config, saved, resume)
     return config
+
+
+def saved_config(folder):
+    """What config.json of a run folder holds, with "flags" and "provenance"; UserError if it is no run folder."""
+    path = Path(folder) / "config.json"
+    try:
+        saved = {"provenance": {}} | json.loads(path.read_text(encoding="utf-8"))
+        if not isinstance(saved["flags"], dict) or not isinstance(saved["provenance"], dict):
+            raise TypeError("no flags in it")
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise UserError(f"{folder} is not a run folder: {path.name} cannot be read ({error})") from None
+    return saved
+
+
+def with_defaults(flags):
+    """The flags of a saved run, those that it was too early to have at their defaults."""
+    flags = {item.name: item.default for item in dataclasses.fields(RunConfig)} | flags
+    return flags | {"eval_attacks": tuple(flags["eval_attacks"])}
 
 
 def must_match(config, saved, folder):
@@ -463,12 +498,8 @@ def _resolve_ticket(given):
     if len(found) != 1:
         raise UserError(f"{here}: {len(found) or 'no'} run folders match {pattern} where one is needed" + (f", such as {found[0]}" if found else ""))
     folder = Path(found[0])
-    try:
-        source = json.loads((folder / "config.json").read_text(encoding="utf-8"))["flags"]
-        source = RunConfig(**{f.name: source.get(f.name, f.default) for f in dataclasses.fields(RunConfig)})
-        rounds = len(list((folder / "masks").glob("round_*.safetensors")))
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-        raise UserError(f"{here}: {folder} is not a run folder ({error})") from None
+    source = RunConfig.of(saved_config(folder)["flags"])
+    rounds = len(list((folder / "masks").glob("round_*.safetensors")))
     if at and not (at.isdigit() and int(at) < rounds):
         raise UserError(f"{here}: {folder} has rounds 0 to {rounds - 1}")
     wanted = given.setdefault("prune_iterations", 1 if at else rounds)

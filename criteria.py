@@ -10,10 +10,11 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
+import config
 import pruning
 from utils import choose
 
-CRITERIA = ("snip", "grasp", "synflow")
+CRITERIA = tuple(name for name in config.CRITERIA if name != "magnitude")
 SYNFLOW_STEPS = 100  # Tanaka et al. 2020, section 7
 
 

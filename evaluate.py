@@ -6,7 +6,6 @@ of AutoAttack's standard version (Croce & Hein 2020): APGD-CE, targeted APGD-DLR
 """
 
 import dataclasses
-import sys
 
 from config import ATTACKS, OneLineParser, RunConfig, attack_settings, number
 from runfolder import RunFolder
@@ -22,8 +21,8 @@ def main(argv=None):
     command.add_argument("--examples", type=int, default=1000, help="test images to attack (default: 1000)")
     command.add_argument("--epsilon", type=number, help="radius of the linf attacks (default: the run's, else the data set's)")
     command.add_argument("--device", default="auto", help="auto, cpu or cuda")
-    try:
-        args = parser.parse_args(argv)
+
+    def work(args):
         names = [*ATTACKS, "autoattack"] if args.attacks == ["all"] else [choose("attack", name, [*ATTACKS, "autoattack"]) for name in args.attacks]
         if args.examples < 1:
             raise UserError(f"--examples={args.examples}: at least 1 is needed")
@@ -33,10 +32,8 @@ def main(argv=None):
         flags = [folder.flags() for folder in folders]  # a folder that is not a run is found before the work starts
         for folder, saved in zip(folders, flags, strict=True):
             evaluate_run(folder, saved, names, args)
-    except UserError as error:
-        print(f"attacks.py: error: {error}", file=sys.stderr)
-        return 2
-    return 0
+
+    return parser.run(argv, work)
 
 
 def evaluate_run(folder, flags, names, args):
@@ -45,8 +42,7 @@ def evaluate_run(folder, flags, names, args):
     import data
     import train
 
-    known = {item.name for item in dataclasses.fields(RunConfig)}
-    config = RunConfig(**{name: tuple(value) if isinstance(value, list) else value for name, value in flags.items() if name in known})
+    config = RunConfig.of(flags)
     if args.epsilon is not None:
         config = dataclasses.replace(config, epsilon=args.epsilon, **({} if config.norm == "linf" else {"attack": None, "norm": "linf", "attack_steps": 1}))
     device = pick_device(args.device, None)

@@ -6,14 +6,13 @@ Runs that differ only in their seed are one arm: a line is its mean, a band its 
 (Student's t over seeds). Each data set and network gets its own figures.
 """
 
-import dataclasses
 import re
 import sys
 from pathlib import Path
 
 import numpy as np
 
-from config import OneLineParser, RunConfig
+from config import OneLineParser, RunConfig, with_defaults
 from runfolder import RunFolder
 from utils import UserError, load_tensors, read_csv, write_atomic, write_csv
 
@@ -28,8 +27,7 @@ LABELS = {
 def load_run(path):
     """A dict of a run's flags, its rows of rounds.csv and epochs.csv and its folder; None, with a note, before its first round."""
     folder = RunFolder(path)
-    flags = {item.name: item.default for item in dataclasses.fields(RunConfig)} | folder.flags()
-    flags["eval_attacks"] = tuple(flags["eval_attacks"])
+    flags = with_defaults(folder.flags())
     try:
         rounds, epochs = read_csv(folder.rounds), read_csv(folder.epochs)
         whole = [row["round"] for row in rounds] == list(range(len(rounds))) and all({"round", "iteration", "val_loss"} <= row.keys() for row in epochs)
@@ -317,20 +315,15 @@ def main(argv=None):
     parser = OneLineParser(prog="plots.py", description="Draw figures and a table from run folders.")
     parser.add_argument("runs", nargs="+", help="run folders: runs/*")
     parser.add_argument("-o", "--output", default="plots", metavar="FOLDER", help="where PNG, PDF and CSV files go (default: plots)")
-    try:
-        args = parser.parse_args(argv)
+
+    def work(args):
         runs = [run for run in map(load_run, {Path(path).resolve(): path for path in args.runs}.values()) if run]
         if not runs:
             raise UserError("none of these folders has a finished round yet")
         for path in draw_all(runs, Path(args.output)):
             print(path)
-    except UserError as error:
-        print(f"plots.py: error: {error}", file=sys.stderr)
-        return 2
-    except OSError as error:
-        print(f"plots.py: error: {error.filename or args.output} cannot be written ({error.strerror})", file=sys.stderr)
-        return 2
-    return 0
+
+    return parser.run(argv, work)
 
 
 def draw_all(runs, output):

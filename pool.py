@@ -23,7 +23,7 @@ import data
 import pruning
 import train
 from config import attack_settings
-from utils import UserError, fingerprint, hash8, load_tensors, save_tensors, stream, write_atomic, write_json
+from utils import UserError, fingerprint, hash8, load_tensors, permutation, save_tensors, stream, write_atomic, write_json
 
 LEVELS = 65535  # attacked pixels are kept as uint16; 65535 = 257 * 255, so every uint8 pixel is one of its levels exactly
 VERSION = 1  # of how surrogates and attacked images are made; a change that changes them needs another
@@ -333,7 +333,7 @@ def mixed(part, mix_ratio, seed, name):
 
     The order depends on the seed alone, so what is attacked at 25 % is also attacked at 50 %.
     """
-    order = torch.randperm(len(part), generator=torch.Generator().manual_seed(stream(seed, "mix", name))).numpy()
+    order = permutation(len(part), seed, "mix", name).numpy()
     return part[order[: round(mix_ratio * len(part))]]
 
 

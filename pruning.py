@@ -29,21 +29,23 @@ def prune(weights, masks, percent, scope="layer", output_percent=None):
     first go, in the order of the names and then of memory. output_percent is the output layer's own
     rate; under "global" that layer is then pruned by itself. FloatingPointError if a weight is not finite.
     """
-    rates = dict.fromkeys(masks, percent)
-    output = next(reversed(masks), None)
-    if output_percent is not None and output is not None:
-        rates[output] = output_percent
-    if scope == "layer":
-        pools = [[name] for name in masks]
-    elif output_percent is None or output_percent == percent:
-        pools = [list(masks)]
-    else:
-        pools = [[name for name in masks if name != output], [output]]
     new = {}
-    for names in pools:
-        if names:
-            new |= _prune_pool(weights, {name: masks[name] for name in names}, rates[names[0]])
+    for names, rate in _pools(list(masks), percent, scope, output_percent):
+        new |= _prune_pool(weights, {name: masks[name] for name in names}, rate)
     return {name: new[name] for name in masks}
+
+
+def _pools(names, percent, scope, output_percent):
+    """[(names, percent)] of the layers that are pruned as one list of weights."""
+    *others, output = names or [None]
+    output_percent = percent if output_percent is None else output_percent
+    if scope == "layer":
+        pools = [*(([name], percent) for name in others), ([output], output_percent)]
+    elif output_percent == percent:
+        pools = [(names, percent)]
+    else:
+        pools = [(others, percent), ([output], output_percent)]
+    return [pool for pool in pools if pool[0] and names]
 
 
 def _prune_pool(weights, masks, percent):
@@ -65,11 +67,26 @@ def prune_to_round(weights, masks, config, round_number):
 
     One-shot goes from the dense net straight to the density (1 - p)^round, in one step.
     """
-    percent, output = config.prune_percent, config.output_prune_percent
     if config.prune_schedule == "oneshot":
         masks = {name: torch.ones_like(mask) for name, mask in masks.items()}
-        percent, output = (100 * (1 - (1 - p / 100) ** round_number) for p in (percent, output))
+    percent, output = _rates(config, round_number)
     return prune(weights, masks, percent, config.prune_scope, output)
+
+
+def _rates(config, round_number):
+    """(percent, output layer's percent) of the step that leads to this round."""
+    rates = config.prune_percent, config.output_prune_percent
+    return rates if config.prune_schedule == "iterative" else tuple(100 * (1 - (1 - rate / 100) ** round_number) for rate in rates)
+
+
+def kept_in_round(sizes, config, round_number):
+    """How many weights prune_to_round leaves alive: by layer, but under one key for layers that are pruned as one. sizes: weights by name."""
+    kept, (percent, output) = {}, _rates(config, round_number)
+    for names, rate in _pools(list(sizes), percent, config.prune_scope, output):
+        kept[names[0]] = sum(sizes[name] for name in names)
+        for _ in range(1 if config.prune_schedule == "oneshot" else round_number):
+            kept[names[0]] -= round(rate / 100 * kept[names[0]])
+    return kept
 
 
 def apply(weights, masks):

@@ -18,7 +18,7 @@ import numpy as np
 
 import plots
 from answers import EXPERIMENTS, load
-from config import OneLineParser
+from config import OneLineParser, saved_config
 from paired import amount
 from panels import csv_rows
 from utils import UserError, choose, write_csv, write_json, write_text
@@ -107,10 +107,7 @@ def provenance_lines(runs):
     """What the runs ran on, in words: each code revision, set of libraries and device among them once."""
     revisions, versions, devices = {}, {}, {}
     for run in runs:
-        try:
-            known = json.loads((run["folder"].path / "config.json").read_text(encoding="utf-8")).get("provenance") or {}
-        except (OSError, ValueError, AttributeError):
-            known = {}
+        known = saved_config(run["folder"].path)["provenance"]
         revision = f"{str(known.get('revision') or 'unknown')[:10]}{' with changes' if known.get('modified') else ''}"
         revisions[revision] = None
         versions[", ".join(f"{name} {version}" for name, version in (known.get("versions") or {}).items()) or "unknown"] = None
@@ -194,9 +191,8 @@ def own_command(args):
 
 def main(argv=None):
     """Answer a question on the command line; returns the exit code."""
-    args = None
-    try:
-        args = make_parser().parse_args(argv)
+
+    def work(args):
         choose("experiment", args.experiment, list(EXPERIMENTS))
         results = read_results(Path(args.output), but=args.experiment)
         runs = load(args.runs)
@@ -206,13 +202,8 @@ def main(argv=None):
         found = EXPERIMENTS[args.experiment][1](runs, args)
         paths = write(args, runs, found, own_command(args), results)
         print("\n".join([found["answer"], *map(str, paths)]))
-    except UserError as error:
-        print(f"report.py: error: {error}", file=sys.stderr)
-        return 2
-    except OSError as error:
-        print(f"report.py: error: {error.filename or args.output} cannot be written ({error.strerror})", file=sys.stderr)
-        return 2
-    return 0
+
+    return make_parser().run(argv, work)
 
 
 if __name__ == "__main__":

@@ -15,22 +15,14 @@ import torch
 import criteria
 import pruning
 from runfolder import RunFolder
-from utils import UserError, load_tensors, stream
+from utils import UserError, generator, load_tensors, permutation
 
 CRITERION_IMAGES = 512  # in the one batch that snip and grasp look at
 
 
-def generator(*name):
-    """A CPU generator of the stream called `name`."""
-    return torch.Generator().manual_seed(stream(*name))
-
-
 def shuffled_within_layers(masks, seed, number):
     """Each mask with its entries permuted, by the stream (seed, "shuffle", round, layer): densities stay, structure goes."""
-    return {
-        name: mask.reshape(-1)[torch.randperm(mask.numel(), generator=generator(seed, "shuffle", number, name))].reshape(mask.shape)
-        for name, mask in masks.items()
-    }
+    return {name: mask.reshape(-1)[permutation(mask.numel(), seed, "shuffle", number, name)].reshape(mask.shape) for name, mask in masks.items()}
 
 
 def random_weights(masks, seed, number):
@@ -124,10 +116,7 @@ def _shape(shape):
 
 def _masks_at_init(config, weights, number, model, batch):
     """Masks by SNIP, GraSP or SynFlow, with as many weights as magnitude pruning would leave in this round."""
-    counted = pruning.ones(model)
-    for passed in range(1 if config.prune_schedule == "oneshot" else number):
-        counted = pruning.prune_to_round(weights, counted, config, number if config.prune_schedule == "oneshot" else passed + 1)
-    keep = {name: int(mask.sum()) for name, mask in counted.items()}
+    keep = pruning.kept_in_round({name: mask.numel() for name, mask in pruning.ones(model).items()}, config, number)
     images, labels = batch(CRITERION_IMAGES)
     was = {name: value.clone() for name, value in model.state_dict().items()}
     model.load_state_dict(weights)

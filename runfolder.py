@@ -14,7 +14,7 @@ import zipfile
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from config import must_match
+from config import must_match, saved_config
 from utils import UserError, fingerprint, load_tensors, provenance, read_csv, save_tensors, write_atomic, write_csv, write_json, write_text
 
 
@@ -68,11 +68,7 @@ class RunFolder:
 
     def flags(self):
         """The saved flags; UserError if this is not a run folder."""
-        path = self.path / "config.json"
-        try:
-            return dict(json.loads(path.read_text(encoding="utf-8"))["flags"])
-        except (OSError, ValueError, KeyError, TypeError) as error:
-            raise UserError(f"{self.path} is not a run folder: {path.name} cannot be read ({error})") from None
+        return saved_config(self.path)["flags"]
 
     def progress(self, config, must_exist=False):
         """How far the run has come; UserError if the folder belongs to other flags, or is not there and must be."""
@@ -149,8 +145,8 @@ class RunFolder:
 
     def _note_other_code(self, now, say):
         """Say, and add to config.json, that a run goes on under another revision or other libraries than it was last trained by."""
-        saved = json.loads((self.path / "config.json").read_text(encoding="utf-8"))
-        before = [saved.get("provenance", {}), *saved.get("resumed", [])][-1]
+        saved = saved_config(self.path)
+        before = [saved["provenance"], *saved.get("resumed", [])][-1]
         differing = [name for name in ("revision", "modified", "versions") if before.get(name) != now[name]]
         if differing:
             say(f"note: {self.path} was begun under other code or libraries and goes on under these; config.json has both ({', '.join(differing)})")

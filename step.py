@@ -9,7 +9,7 @@ import warnings
 import torch
 import torch.nn.functional as F
 
-from utils import shuffled, stream
+from utils import generator, shuffled, stream
 
 GRAPHS = {"cuda"}  # devices on which Replay captures
 EAGER = 3  # calls before the capture, in which cuBLAS and cuDNN set themselves up
@@ -247,9 +247,9 @@ def batch_bounds(count, batch_size):
 
 def crop_and_flip_draws(count, seed, round_number, epoch, padding=4):
     """(N, 3) whole numbers an image: rows and columns to shift by, 0 to 2 * padding, and 1 to flip."""
-    generator = torch.Generator().manual_seed(stream(seed, "augment", round_number, epoch))
-    shift = torch.randint(0, 2 * padding + 1, (count, 2), generator=generator)
-    return torch.cat([shift, torch.randint(0, 2, (count, 1), generator=generator)], dim=1)
+    draws = generator(seed, "augment", round_number, epoch)
+    shift = torch.randint(0, 2 * padding + 1, (count, 2), generator=draws)
+    return torch.cat([shift, torch.randint(0, 2, (count, 1), generator=draws)], dim=1)
 
 
 def crop_and_flip(images, draws, padding=4):

@@ -9,7 +9,6 @@ beside their ceiling: runs of the same data and theta_0 whose batches only came 
 """
 
 import argparse
-import dataclasses
 import glob
 import math
 import re
@@ -20,7 +19,7 @@ from pathlib import Path
 
 import numpy as np
 
-from config import OneLineParser, RunConfig, whole
+from config import OneLineParser, RunConfig, whole, with_defaults
 from runfolder import RunFolder
 from similarity import compare_layers, examine, groups_by_round, matrices, strata
 from utils import UserError, fingerprint, is_small, load_tensors, pick_device, read_csv, set_threads, write_csv
@@ -43,7 +42,7 @@ class Ticket:
 def load_ticket(path):
     """The Ticket of a run folder, unfinished ones up to their last round; UserError if it is no run or a file of it is damaged or missing."""
     folder = RunFolder(path)
-    flags = {item.name: item.default for item in dataclasses.fields(RunConfig)} | folder.flags()
+    flags = with_defaults(folder.flags())
     numbers = {int(file.stem.removeprefix("round_")) for file in (folder.path / "masks").glob("round_*.safetensors") if file.stem[6:].isdigit()}
     count = max([len(numbers), *(number + 1 for number in numbers), len(read_csv(folder.rounds))])
     missing = sorted(set(range(count)) - numbers)
@@ -566,20 +565,15 @@ def write_all(output, files, figures):
 
 def main(argv=None):
     """Compare the tickets on the command line; returns the exit code."""
-    try:
-        args = make_parser().parse_args(argv)
+
+    def work(args):
         import seaborn  # here: --help need not wait for it
 
         seaborn.set_theme(style="whitegrid", context="paper")
         for path in run(args):
             print(path)
-    except UserError as error:
-        print(f"tickets.py: error: {error}", file=sys.stderr)
-        return 2
-    except OSError as error:
-        print(f"tickets.py: error: {error.filename or args.output} cannot be written ({error.strerror})", file=sys.stderr)
-        return 2
-    return 0
+
+    return make_parser().run(argv, work)
 
 
 if __name__ == "__main__":

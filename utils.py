@@ -88,11 +88,18 @@ def stream(seed, *name):
     return int.from_bytes(hashlib.sha256(text.encode()).digest()[:8], "big") >> 1
 
 
+def generator(seed, *name):
+    """A CPU torch.Generator that draws from the stream called `name`."""
+    import torch
+
+    return torch.Generator().manual_seed(stream(seed, *name))
+
+
 def permutation(n, seed, *name):
     """A random order of range(n), an int64 CPU tensor drawn from the stream called `name`."""
     import torch
 
-    return torch.randperm(n, generator=torch.Generator().manual_seed(stream(seed, *name)))
+    return torch.randperm(n, generator=generator(seed, *name))
 
 
 def shuffled(count, seeds, device):
@@ -256,13 +263,7 @@ def provenance(device):
 
     import torch
 
-    def told(*command):
-        try:
-            return subprocess.run(command, capture_output=True, text=True, timeout=10).stdout.strip()
-        except (OSError, subprocess.TimeoutExpired):
-            return ""
-
-    git = functools.partial(told, "git", "-C", str(Path(__file__).parent))
+    git = functools.partial(_told, "git", "-C", str(Path(__file__).parent))
     driver = ("nvidia-smi", "--query-gpu=driver_version", "--format=csv,noheader", f"--id={device.index or 0}")
     names = ["torchvision", "deeprobust", "numpy"]
     return {
@@ -270,10 +271,19 @@ def provenance(device):
         "modified": bool(git("status", "--porcelain", "--untracked-files=no")),
         "versions": {"python": platform.python_version(), "torch": torch.__version__, **{name: metadata.version(name) for name in names}},
         "device": torch.cuda.get_device_name(device) if device.type == "cuda" else "cpu",
-        "driver": {"cuda": torch.version.cuda, "driver": told(*driver)} if device.type == "cuda" else None,
+        "driver": {"cuda": torch.version.cuda, "driver": _told(*driver)} if device.type == "cuda" else None,
         "threads": torch.get_num_threads(),
         "host": platform.node(),
     }
+
+
+@functools.cache  # a cohort's runs ask the same; the code that runs is that of the first answer
+def _told(*command):
+    """What a command prints; empty if it cannot be run."""
+    try:
+        return subprocess.run(command, capture_output=True, text=True, timeout=10).stdout.strip()
+    except (OSError, subprocess.TimeoutExpired):
+        return ""
 
 
 def prepare_deeprobust():

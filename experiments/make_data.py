@@ -64,8 +64,9 @@ def main(argv=None):
     parser = OneLineParser(prog="make_data.py", description=__doc__.splitlines()[0], allow_abbrev=False)
     parser.add_argument("kind", choices=("colour", "black"), help="colour: tinted digits; black: attacked images cast to uint8 without the factor 255")
     parser.add_argument("-o", "--output", required=True, metavar="FOLDER", help="where the .npz files go")
-    try:
-        args, flags = parser.parse_known_args(argv)
+
+    def work(parsed):
+        args, flags = parsed
         if args.kind == "colour":
             if flags:
                 raise UserError(f"colour takes no other flag than -o, and not {flags[0]}")
@@ -77,13 +78,8 @@ def main(argv=None):
             path = Path(args.output) / f"{name}.npz"
             write_atomic(path, lambda temporary, arrays=arrays: np.savez_compressed(temporary, **arrays))
             print(path)
-    except UserError as error:
-        print(f"make_data.py: error: {error}", file=sys.stderr)
-        return 2
-    except OSError as error:
-        print(f"make_data.py: error: {error.filename or 'a file'} cannot be written ({error.strerror})", file=sys.stderr)
-        return 2
-    return 0
+
+    return parser.run(argv, work, parser.parse_known_args)
 
 
 if __name__ == "__main__":
