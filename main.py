@@ -147,7 +147,7 @@ def train_cohort(runs):
         run.progress.theta0 = run.progress.theta0 or rewinding.theta0(run.config, fresh)
         run.progress.masks = run.progress.masks or rewinding.masks_of_round(run.config, run.progress, 0, None, model, None)
         run.report = report
-        run.folder.start(run.config, device, run.progress.theta0, report, samples, tqdm.write)
+        run.folder.start(run.config, device, run.progress, report, samples, tqdm.write)
         run.folder.restore_tables(run.progress)
         if run.progress.next_round == 0:
             run.folder.log_samples(run.config, samples)

@@ -25,6 +25,7 @@ class Progress:
     next_round: int = 0
     masks: dict | None = None
     theta0: dict | None = None
+    theta0_sum: str = ""  # what theta_0 was when the checkpoint was written
     rewind: dict | None = None  # the weights that lt goes back to, if they are not theta_0
     trained: dict | None = None  # what one-shot prunes each time, the dense net's; what finetune goes on with, the last round's
     epochs: list = field(default_factory=list)  # rows of epochs.csv
@@ -83,24 +84,33 @@ class RunFolder:
             return Progress(partial=_load_partial(self.partial, 0))
         state = _load_checkpoint(self.checkpoint)
         before = state["next_round"]
-        kept = {name: load_tensors(path) if state[name] else None for name, path in (("theta0", self.theta0), ("rewind", self.rewind))}
-        for name, tensors in kept.items():
-            if _sum(tensors) != state[name]:
-                raise UserError(f"{self.path / name}.safetensors is not the one that checkpoint.pt is of: remove {self.path} to start that run again")
+        again = f"remove {self.path} to start that run again"
+        theta0 = self._load(self.theta0, again) if self.theta0.exists() else None  # a lost one is drawn again
+        rewind = self._load(self.rewind, again) if state["rewind"] else None
+        for path, tensors, was in ((self.theta0, theta0, state["theta0"]), (self.rewind, rewind, state["rewind"])):
+            if tensors is not None and _sum(tensors) != was:
+                raise UserError(f"{path} is not the one that checkpoint.pt is of: {again}")
         for row in state["rounds"]:
             path = self.masks(row["round"])
-            if sum(int(mask.sum()) for mask in load_tensors(path).values()) != row["kept"]:
-                raise UserError(f"{path} is not the mask that the run's checkpoint tells of: remove {self.path} to start that run again")
+            if sum(int(mask.sum()) for mask in self._load(path, again).values()) != row["kept"]:
+                raise UserError(f"{path} is not the mask that the run's checkpoint tells of: {again}")
         return Progress(
             before,
             state["masks"],
-            kept["theta0"],
-            kept["rewind"],
+            theta0,
+            state["theta0"],
+            rewind,
             state["trained"] or None,
             state["epochs"],
             state["rounds"],
             _load_partial(self.partial, before),
         )
+
+    def _load(self, path, again):
+        try:
+            return load_tensors(path)
+        except UserError as error:
+            raise UserError(f"{error}: {again}") from None
 
     def check_fits(self, progress, model, config):
         """UserError unless what was saved is of this network and of as many rounds as its tables have."""
@@ -125,12 +135,14 @@ class RunFolder:
         except OSError as error:
             raise UserError(f"--runs_dir: {self.path} cannot be written ({os.strerror(error.errno)}): name a folder that can") from error
 
-    def start(self, config, device, theta0, report=None, samples=None, say=print):
-        """Write what is known before round 0; an existing run keeps what it has."""
+    def start(self, config, device, progress, report=None, samples=None, say=print):
+        """Write what is known before round 0; an existing run keeps what it has. UserError if a theta_0 that was lost cannot be drawn again."""
+        if progress.theta0_sum not in ("", _sum(progress.theta0)):
+            raise UserError(f"{self.theta0} is lost, and this torch draws another from its seed: remove {self.path} to start that run again")
         for leftover in self.path.rglob(".tmp-*"):  # of a process that was killed while it wrote
             shutil.rmtree(leftover) if leftover.is_dir() else leftover.unlink()
         if not self.theta0.exists():
-            save_tensors(self.theta0, theta0)
+            save_tensors(self.theta0, progress.theta0)
         if report and not (self.path / "attack_report.json").exists():
             self.save_report(report)
         if samples:

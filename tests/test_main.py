@@ -192,7 +192,7 @@ def test_resume_insists_on_a_run_with_the_same_flags(cli, tmp_path):
     assert cli(*SHORT).returncode == 0
     folder = run_folder(tmp_path)
     assert "lr is 0.0012 there and 0.1 here" in failing(cli, f"--resume={folder}", "--lr=0.1")
-    assert "is not a run's configuration" in failing(cli, f"--resume={tmp_path / 'nowhere'}")
+    assert "is not a run folder" in failing(cli, f"--resume={tmp_path / 'nowhere'}")
     done = cli(f"--resume={folder}")
     assert done.returncode == 0 and "done already" in done.stdout
 

@@ -224,6 +224,22 @@ def test_signals_keep_the_state_and_exit_with_the_conventional_code(number, code
     assert partial.stat().st_mtime > before - 1 and not list(partial.parent.glob("holder.json"))
 
 
+def test_a_lost_theta0_is_drawn_again(tmp_path, monkeypatch, capsys):
+    flags = ["--prune_iterations=2", "--end_iter=2"]
+    assert go(tmp_path, *flags) == 0
+    folder = next(tmp_path.iterdir())
+    expected = numbers(folder)
+    (folder / "DONE").unlink()
+    (folder / "theta0.safetensors").unlink()
+    assert go(tmp_path, *flags) == 0
+    same(numbers(folder), expected)
+    (folder / "DONE").unlink()
+    (folder / "theta0.safetensors").unlink()
+    monkeypatch.setattr("rewinding.theta0", lambda config, fresh: fresh(config, 1).state_dict())  # as a torch that draws otherwise
+    assert go(tmp_path, *flags) == 2
+    assert "draws another from its seed: remove" in capsys.readouterr().err and not (folder / "theta0.safetensors").exists()
+
+
 def test_the_second_process_on_a_run_says_who_has_it_and_a_dead_ones_lock_is_taken_over(cache, tmp_path, cli):
     first = start(tmp_path / "runs", cache, *LONG)
     wait_for(lambda: list((tmp_path / "runs").glob("*/partial.pt")))
