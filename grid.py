@@ -19,8 +19,7 @@ from multiprocessing import connection, get_context
 from pathlib import Path
 
 from archs import WITH_DROPOUT
-from runfolder import Progress, RunFolder
-from utils import UserError, cores, is_small, one_line, stop
+from utils import Interrupted, UserError, cores, is_small, one_line, stop
 
 TRIES = 3  # of a cohort whose process is killed
 
@@ -30,6 +29,9 @@ OWN = {
     "epsilon", "attack_steps", "attack_step_size", "confidence", "restarts", "attack_seed", "surrogate", "surrogate_epochs",
     "criterion", "ticket", "ticket_arm", "ticket_seed",
 }  # fmt: skip
+
+
+DRAWING = ("pgd", "noise")  # attacks with random draws
 
 
 @dataclasses.dataclass
@@ -50,8 +52,9 @@ def shared_by_a_cohort(run):
     shared = {name: value for name, value in config.flags().items() if name not in OWN}
     partial = run.progress.partial
     shared |= {"round": run.progress.next_round, "place": (partial["epoch"], partial["step"], sorted(partial["moments"])) if partial else None}
-    if config.attack_mode == "online":  # one attack is made for all runs of a batch
-        shared |= {name: getattr(config, name) for name in ("attack", "mix_ratio", "norm", "epsilon", "attack_steps", "attack_step_size", "restarts")}
+    if config.attack_mode == "online":  # one attack is made for all runs of a batch, with one set of random draws
+        online = ("attack", "mix_ratio", "norm", "epsilon", "attack_steps", "attack_step_size", "restarts", "order_seed")
+        shared |= {name: getattr(config, name) for name in online if name != "order_seed" or config.attack in DRAWING}
     if config.arch_type in WITH_DROPOUT:  # its draws are a run's own, so it trains alone
         shared |= {"alone": str(run.folder.path)}
     return shared
@@ -94,17 +97,25 @@ def print_plan(runs, waiting):
 # Engines ---------------------------------------------------------------------------------------
 
 
-def run_all(runs):
-    """Train the cohorts of these runs by --engine; returns an Outcome a run."""
+def run_all(runs, total):
+    """Train the cohorts of these runs by --engine; returns an Outcome a run. total: of the whole study, finished runs included.
+
+    Sums depend on how many threads make them, so what is left of a study gets the threads that the whole study has.
+    """
+    from main import run_cohort
+
     if not runs:
         return []
     plan, config = list(cohorts(runs)), runs[0].config
     if config.engine == "ray":
-        return on_ray(plan, config)
-    workers = min(len(plan), config.workers or default_workers(config))
-    if workers > 1:
-        return in_processes(plan, workers)
-    return [outcome for cohort in plan for outcome in attempt(cohort, alone=len(plan) == 1)]
+        return on_ray(plan, config, total)
+    crew = min(total, config.workers or default_workers(config))
+    threads = max(1, cores() // crew)
+    if min(len(plan), crew) > 1:
+        return in_processes(plan, min(len(plan), crew), threads)
+    for run in runs:
+        run.config = with_threads(run.config, threads)
+    return [outcome for cohort in plan for outcome in run_cohort(cohort)]
 
 
 def default_workers(config):
@@ -112,35 +123,40 @@ def default_workers(config):
     return gpus(config) or min(cores(), 16)
 
 
-def attempt(runs, alone=False):
-    """main.run_cohort; what the user must mend fails these runs and not the study, unless they are all there is of it."""
-    from main import run_cohort
+def failed(run, error):
+    """The Outcome of a run that ended with a UserError or OSError."""
+    return Outcome(str(run.folder.path), "failed", reason(error))
 
-    try:
-        return run_cohort(runs)
-    except (UserError, OSError) as error:
-        if alone:
-            raise
-        reason = f"{error.filename or ''} {error.strerror or error}" if isinstance(error, OSError) else str(error)
-        return [Outcome(str(run.folder.path), "failed", one_line(reason)) for run in runs]
+
+def reason(error):
+    """A UserError or OSError in a line."""
+    if not isinstance(error, OSError):
+        return one_line(error)
+    where = f"{error.filename}: " if error.filename else ""
+    return one_line(f"{where}{error.strerror or error}; mend that, and the same command goes on")
+
+
+def with_threads(config, threads):
+    """The same with that many threads, unless --threads or the network, if more would only make it wait, says else."""
+    return config if config.threads or is_small(config.arch_type) else dataclasses.replace(config, threads=threads)
 
 
 def jobs_of(plan, threads):
-    """[(config, folder)] of each cohort, with absolute paths and `threads` threads unless --threads says else: what another process needs."""
+    """[(config, folder)] of each cohort, with absolute paths and with_threads: what another process needs."""
 
     def moved(config):
-        folders = {name: str(Path(getattr(config, name)).absolute()) for name in ("data_dir", "cache_dir", "runs_dir")}
-        return dataclasses.replace(config, threads=config.threads or threads, **folders)
+        places = {name: str(Path(getattr(config, name)).absolute()) for name in ("data_dir", "cache_dir", "runs_dir", "ticket") if getattr(config, name)}
+        return with_threads(dataclasses.replace(config, **places), threads)
 
     return [[(moved(run.config), run.folder.path.absolute()) for run in cohort] for cohort in plan]
 
 
 def work(job, gpu=None):
-    """What another process does with a cohort's job, on that GPU where there are several: as `attempt`."""
-    from main import Run
+    """What another process does with a cohort's job, on that GPU where there are several: main.run_cohort."""
+    from main import open_run, run_cohort
 
     job = [(dataclasses.replace(config, gpu=gpu) if gpu is not None else config, folder) for config, folder in job]
-    return attempt([Run(config, RunFolder(folder), Progress()) for config, folder in job])
+    return run_cohort([open_run(config, folder) for config, folder in job])
 
 
 def serve(do, pipe, parent, gpu):
@@ -171,9 +187,13 @@ class Worker:
         if self.process is None or not self.process.is_alive():
             context = get_context("spawn")  # spawned, not forked: torch's threads do not survive a fork
             self.pipe, theirs = context.Pipe()
-            self.process = context.Process(target=serve, args=(work, theirs, os.getpid(), self.gpu))
-            self.process.start()
+            process = context.Process(target=serve, args=(work, theirs, os.getpid(), self.gpu))
+            with stop.deferring():  # a half-started process could not be told to stop
+                process.start()
+            self.process = process
             theirs.close()  # the process has it alone, so that its end closes the pipe
+            if stop.signal is not None:
+                raise Interrupted(stop.signal)
         self.job = job
         with contextlib.suppress(OSError):  # killed this very moment: the answer will say so
             self.pipe.send(job)
@@ -193,11 +213,10 @@ class Worker:
         return f"was killed by {signal.Signals(-code).name}" if code < 0 else "failed with the error above" if code else "was stopped"
 
 
-def in_processes(plan, workers):
+def in_processes(plan, workers, threads=1):
     """Each cohort in one of that many processes. What a killed one had in hand goes on in a fresh one, TRIES times in all."""
-    config = plan[0][0].config
-    threads, devices = max(1, cores() // workers), gpus(config)
-    print(f"{sum(map(len, plan))} runs in {workers} processes of {config.threads or threads} thread(s)")
+    devices = gpus(plan[0][0].config)
+    print(f"{sum(map(len, plan))} runs in {workers} processes")
     crew = [Worker(place % devices if devices > 1 else None) for place in range(workers)]
     jobs, tries, outcomes = jobs_of(plan, threads), collections.Counter(), []
     try:
@@ -218,8 +237,8 @@ def in_processes(plan, workers):
                     if tries[folders[0]] < TRIES:
                         jobs.insert(0, job)
                     else:
-                        reason = f"its process {worker.ended()}, the last of {TRIES} times: out of memory? fewer --workers may help"
-                        outcomes += [Outcome(folder, "died", reason) for folder in folders]
+                        why = f"its process {worker.ended()}, the last of {TRIES} times: out of memory? fewer --workers may help"
+                        outcomes += [Outcome(folder, "died", why) for folder in folders]
                 board.look(outcomes)
     except KeyboardInterrupt:
         for worker in crew:
@@ -234,14 +253,14 @@ def in_processes(plan, workers):
     return outcomes
 
 
-def on_ray(plan, config):
+def on_ray(plan, config, total):
     """Each cohort as a Ray task, on whatever node has room: every node sees the same folders, so a task that is killed goes on elsewhere."""
     try:
         import ray
     except ImportError:
         raise UserError("--engine=ray needs Ray: pip install -r requirements-grid.txt") from None
     start_ray(ray, config)
-    threads = config.threads or (1 if is_small(config.arch_type) else max(1, int(ray.cluster_resources().get("CPU", 1)) // len(plan)))
+    threads = config.threads or (1 if is_small(config.arch_type) else max(1, int(ray.cluster_resources().get("CPU", 1)) // total))
     share = config.gpu_share if config.device != "cpu" and ray.cluster_resources().get("GPU") else 0
     task = ray.remote(num_cpus=threads, num_gpus=share, max_retries=TRIES - 1)(ray_work)
     outcomes, failures = [], (ray.exceptions.RayTaskError, ray.exceptions.RaySystemError, ray.exceptions.RayError)
@@ -316,17 +335,19 @@ class Board:
         """Read the folders and show how far they are."""
         if self.bar.disable:
             return
-        done = sum(outcome.state == "done" for outcome in outcomes)
-        running = sum((run.folder.path / "holder.json").exists() for run in self.runs)
-        failed = len(outcomes) - done
+        done, ended = sum(outcome.state == "done" for outcome in outcomes), {str(Path(outcome.path).absolute()) for outcome in outcomes}
+        going = [run.folder.path for run in self.runs if str(run.folder.path.absolute()) not in ended]
+        running = sum((path / "holder.json").exists() for path in going)
         self.bar.n = self._rounds()
-        self.bar.set_postfix_str(f"{done} done, {running} running, {failed} failed, {len(self.runs) - len(outcomes) - running} to go")
+        self.bar.set_postfix_str(f"{done} done, {running} running, {len(ended) - done} failed, {len(going) - running} to go")
 
 
 def report(outcomes, before):
     """Print what failed and why, and for several runs a table; returns main's exit code. before: how many runs were done already."""
     for outcome in outcomes:
-        if outcome.state != "done":
+        if outcome.state == "failed" and len(outcomes) + before == 1:
+            print(f"main.py: error: {outcome.reason}", file=sys.stderr)
+        elif outcome.state != "done":
             print(f"main.py: {outcome.state}: {outcome.path}: {outcome.reason}", file=sys.stderr)
     states = {outcome.state for outcome in outcomes}
     if len(outcomes) + before > 1:

@@ -21,7 +21,7 @@ from runfolder import Keeper, Progress, RunFolder
 from utils import Interrupted, UserError, eval_examples, is_small, one_line, pick_device, set_threads, stop, stream
 
 
-@dataclass
+@dataclass(eq=False)
 class Run:
     """One run on its way: what it is, where it is kept, how far it has come."""
 
@@ -39,58 +39,70 @@ def main(argv=None):
         if request.print_commands:
             print(*request.commands, sep="\n")
             return 0
-        runs = [open_run(config, request.resume) for config in request.configs]
-        waiting = [run for run in runs if not run.folder.done]
-        if request.dry_run:
-            grid.print_plan(runs, waiting)
-            return 0
+        runs, failed = [open_run(config, request.resume) for config in request.configs], []
         for run in runs:
+            try:
+                run.progress = run.folder.progress(run.config, must_exist=request.resume is not None).outline()
+            except (UserError, OSError) as error:  # one damaged folder does not stop a study
+                failed.append(grid.failed(run, error))
+        whole = [run for run in runs if str(run.folder.path) not in [outcome.path for outcome in failed]]
+        waiting = [run for run in whole if not run.folder.done]
+        if request.dry_run:
+            grid.print_plan(whole, waiting)
+            return grid.report(failed, before=0)
+        for run in whole:
             if run.folder.done:
                 print(f"done already: {run.folder.path}")
-        return grid.report(grid.run_all(waiting), before=len(runs) - len(waiting))
+        return grid.report(failed + grid.run_all(waiting, len(runs)), before=len(whole) - len(waiting))
     except UserError as error:
         print(f"main.py: error: {one_line(error)}", file=sys.stderr)
         return 2
     except OSError as error:  # a full disk, a folder that turned read-only: what is finished stays
-        where = f"{error.filename}: " if error.filename else ""
-        print(f"main.py: error: {where}{error.strerror or error}; mend that, and the same command goes on", file=sys.stderr)
+        print(f"main.py: error: {grid.reason(error)}", file=sys.stderr)
         return 2
     except KeyboardInterrupt as error:
         print("main.py: stopped; the same command goes on where it was", file=sys.stderr)
         return 128 + getattr(error, "signal", 2)
 
 
-def open_run(config, resume=None):
-    """The Run of a configuration, as far as its folder has come."""
-    folder = RunFolder(Path(resume) if resume else Path(config.runs_dir) / config.run_name)
-    return Run(config, folder, folder.progress(config, must_exist=resume is not None))
+def open_run(config, folder=None):
+    """The Run of a configuration, in that folder or its own; how far it has come is not looked at yet."""
+    return Run(config, RunFolder(folder or Path(config.runs_dir) / config.run_name), Progress())
 
 
 def run_cohort(runs):
     """Train runs together, from where their folders are to the end; returns a grid.Outcome a run."""
-    outcomes, held = [], []
+    outcomes, held = {}, []
     try:
         for run in runs:
-            run.folder.check_writable()
-            if run.folder.hold():
+            path = str(run.folder.path)
+            outcomes[path] = grid.Outcome(path, "done")
+            try:
+                run.folder.check_writable()
+                if not run.folder.hold():
+                    outcomes[path] = grid.Outcome(path, "held", f"{run.folder.holder()} has it, and it is left to that")
+                    continue
                 held.append(run)
-            else:
-                outcomes.append(grid.Outcome(str(run.folder.path), "held", f"{run.folder.holder()} has it, and it is left to that"))
-        for run in held:  # as it is now: another process may have worked on it since it was looked at
-            run.progress = run.folder.progress(run.config)
-        waiting = [run for run in held if not run.folder.done]
-        diverged = {run.folder.path: str(error) for cohort in grid.cohorts(waiting) for run, error in train_or_halve(cohort)}
+                run.progress = run.folder.progress(run.config)  # now that nobody else can work on it
+            except (UserError, OSError) as error:
+                outcomes[path] = grid.failed(run, error)
+        for cohort in grid.cohorts([run for run in held if outcomes[str(run.folder.path)].state == "done" and not run.folder.done]):
+            try:
+                ended = train_or_halve(cohort)
+            except (UserError, OSError) as error:
+                ended = [(run, error) for run in cohort if not run.folder.done]
+            for run, error in ended:
+                path = str(run.folder.path)
+                outcomes[path] = grid.failed(run, error) if isinstance(error, UserError | OSError) else grid.Outcome(path, "diverged", str(error))
     finally:
         for run in held:
             run.folder.release()
-    for run in held:
-        path = run.folder.path
-        outcomes.append(grid.Outcome(str(path), "diverged", diverged[path]) if path in diverged else grid.Outcome(str(path), "done"))
-    return outcomes
+            run.progress = Progress()  # a study of large nets would not fit the memory
+    return list(outcomes.values())
 
 
 def train_or_halve(runs):
-    """train_cohort, in halves where memory does not hold the runs; returns (run, error) of those that diverged."""
+    """train_cohort, in halves where memory does not hold the runs; returns (run, error) of those that it did not end."""
     import torch
 
     try:
@@ -107,7 +119,7 @@ def train_or_halve(runs):
 
 
 def train_cohort(runs):
-    """Train runs of one kind (grid.shared_by_a_cohort) together; returns (run, error) of those that diverged."""
+    """Train runs of one kind (grid.shared_by_a_cohort) together; returns (run, error) of those that diverged or cannot go on."""
     import torch
     from tqdm import tqdm
 
@@ -119,12 +131,6 @@ def train_cohort(runs):
     shared = runs[0].config
     if any(grid.shared_by_a_cohort(run) != grid.shared_by_a_cohort(runs[0]) for run in runs):
         raise ValueError("these runs cannot train together: they differ in more than " + ", ".join(sorted(grid.OWN)))
-    for run in runs:
-        if run.config.start_iter > run.progress.next_round:
-            raise UserError(
-                f"--start_iter={run.config.start_iter}: {run.folder.path} has {run.progress.next_round} finished rounds: "
-                "start with the first missing one, or an earlier one"
-            )
     device = pick_device(shared.device, shared.gpu, tqdm.write)
     torch.set_float32_matmul_precision("high" if shared.precision == "tf32" else "highest")
     torch.set_flush_denormal(True)  # the optimiser's moments of dead units decay into denormals, which are slow
@@ -137,9 +143,16 @@ def train_cohort(runs):
         return archs.build(config.arch_type, dataset.in_shape, dataset.num_classes, stats, config.init, seed)
 
     model = fresh(shared, 0)
+    failed = []
     for run in runs:
-        run.folder.check_fits(run.progress, model, run.config)
-        rewinding.check_ticket(run.config, model)
+        try:
+            run.folder.check_fits(run.progress, model, run.config)
+            rewinding.check_ticket(run.config, model)
+        except UserError as error:
+            failed.append((run, error))
+    runs = [run for run in runs if run not in dict(failed)]
+    if not runs:
+        return failed
     surrogates = {run.config.surrogate for run in runs if run.config.surrogate}
     set_threads(shared.threads, small=all(is_small(arch) for arch in surrogates))
     images = pool.build_images([run.config for run in runs], dataset, device, tqdm.write)
@@ -155,7 +168,7 @@ def train_cohort(runs):
         if report:
             tqdm.write(pool.describe_report(run.config, report))
     set_threads(shared.threads, small=is_small(shared.arch_type))
-    return rounds(runs, model, fresh, images, device)
+    return failed + rounds(runs, model, fresh, images, device)
 
 
 def rounds(runs, model, fresh, images, device):

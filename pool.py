@@ -23,7 +23,7 @@ import data
 import pruning
 import train
 from config import attack_settings
-from utils import UserError, fingerprint, hash8, load_tensors, permutation, save_tensors, stream, write_atomic, write_json
+from utils import UserError, fingerprint, hash8, load_tensors, of_the_system, one_line, permutation, save_tensors, stream, write_atomic, write_json
 
 LEVELS = 65535  # attacked pixels are kept as uint16; 65535 = 257 * 255, so every uint8 pixel is one of its levels exactly
 VERSION = 1  # of how surrogates and attacked images are made; a change that changes them needs another
@@ -233,7 +233,9 @@ def _read_shards(folder, part, shape, say):
         try:
             with np.load(path, allow_pickle=False) as file:
                 found.append(tuple(file[name] for name in empty))
-        except Exception as error:  # zipfile, zlib, numpy and the system each have their own type for a damaged file
+        except Exception as error:  # zipfile, zlib and numpy each have their own type for a damaged file
+            if of_the_system(error):
+                raise UserError(f"{path} cannot be read ({one_line(error) or type(error).__name__})") from error
             say(f"note: {path} is damaged ({error}) and is made again")
             path.unlink()
     index, *others = map(np.concatenate, zip(*found, strict=True))

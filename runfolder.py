@@ -15,7 +15,20 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from config import must_match, saved_config
-from utils import UserError, fingerprint, load_tensors, provenance, read_csv, save_tensors, write_atomic, write_csv, write_json, write_text
+from utils import (
+    UserError,
+    fingerprint,
+    load_tensors,
+    of_the_system,
+    provenance,
+    read_csv,
+    save_state,
+    save_tensors,
+    write_atomic,
+    write_csv,
+    write_json,
+    write_text,
+)
 
 
 @dataclass
@@ -31,6 +44,11 @@ class Progress:
     epochs: list = field(default_factory=list)  # rows of epochs.csv
     rounds: list = field(default_factory=list)  # rows of rounds.csv
     partial: dict | None = None  # where within the next round training is (train.Place.states), if it has begun
+
+    def outline(self):
+        """The same without tensors: what tells which runs can train together."""
+        partial = self.partial and {"epoch": self.partial["epoch"], "step": self.partial["step"], "moments": dict.fromkeys(self.partial["moments"])}
+        return Progress(self.next_round, partial=partial)
 
 
 class RunFolder:
@@ -113,9 +131,12 @@ class RunFolder:
             raise UserError(f"{error}: {again}") from None
 
     def check_fits(self, progress, model, config):
-        """UserError unless what was saved is of this network and of as many rounds as its tables have."""
+        """UserError unless what was saved is of this network, of as many rounds as its tables have, and reaches up to --start_iter."""
         from pruning import prunable
 
+        if config.start_iter > progress.next_round:
+            rounds = f"{self.path} has {progress.next_round} finished rounds"
+            raise UserError(f"--start_iter={config.start_iter}: {rounds}: start with the first missing one, or an earlier one")
         shapes = {name: tensor.shape for name, tensor in model.state_dict().items()}
         states = [state for state in (progress.theta0, progress.rewind, progress.trained, progress.masks) if state]
         whole = all(shapes.get(name) == tensor.shape for state in states for name, tensor in state.items())
@@ -180,8 +201,6 @@ class RunFolder:
 
         progress: as the next round needs it, the new rows included; masks: this round's.
         """
-        import torch
-
         number = row["round"]
         save_tensors(self.masks(number), masks)
         if weights is not None:
@@ -194,41 +213,53 @@ class RunFolder:
         # the rows too, so that tables which were lost or cut off while they were saved are written again
         state = {"next_round": progress.next_round, "masks": progress.masks, "trained": progress.trained or {}}
         state |= {"epochs": progress.epochs, "rounds": progress.rounds, "theta0": _sum(progress.theta0), "rewind": _sum(progress.rewind)}
-        write_atomic(self.checkpoint, lambda path: torch.save(state, path))
+        save_state(self.checkpoint, state)
         self.partial.unlink(missing_ok=True)
 
     def save_partial(self, state):
         """Write where within a round training is."""
-        import torch
-
-        write_atomic(self.partial, lambda path: torch.save(state, path))
+        save_state(self.partial, state)
 
     def hold(self):
         """Take the run for this process; False if another has it. The system frees it when the process ends, however it ends."""
         from filelock import FileLock, Timeout
 
         self.made = [path for path in (self.path, *self.path.parents) if not path.exists()]
-        self.path.mkdir(parents=True, exist_ok=True)
         lock = FileLock(self.path / ".lock")
-        try:
-            lock.acquire(timeout=0)
-        except Timeout:
-            return False
+        for attempt in range(10):
+            try:
+                self.path.mkdir(parents=True, exist_ok=True)
+                lock.acquire(timeout=0.5, poll_interval=0.02)
+                break
+            except Timeout:
+                return False
+            except (FileNotFoundError, FileExistsError):  # a process that leaves is just removing the folder it had made
+                if attempt == 9:
+                    raise
+                time.sleep(0.02)
         self.lock = lock
-        write_json(self.path / "holder.json", {"host": platform.node(), "process": os.getpid(), "since": time.strftime("%Y-%m-%d %H:%M:%S")})
+        try:
+            write_json(self.path / "holder.json", {"host": platform.node(), "process": os.getpid(), "since": time.strftime("%Y-%m-%d %H:%M:%S")})
+        except OSError:
+            self.release()
+            raise
         return True
 
     def release(self):
         """Give back what `hold` took, and leave no trace of it, nor of a run that never began."""
         if self.lock is None:
             return
-        self._close_log()
-        (self.path / "holder.json").unlink(missing_ok=True)
+        with contextlib.suppress(OSError):  # a full disk must not keep the lock
+            self._close_log()
+        with contextlib.suppress(OSError):
+            (self.path / "holder.json").unlink()
+        never_began = not (self.path / "config.json").exists()
+        if never_began:  # before the lock is given back: who gets a lock of a file that is gone asks again
+            (self.path / ".lock").unlink(missing_ok=True)
         self.lock.release()
         self.lock = None
-        if not (self.path / "config.json").exists():
+        if never_began:
             with contextlib.suppress(OSError):
-                (self.path / ".lock").unlink(missing_ok=True)
                 for path in self.made:
                     path.rmdir()
 
@@ -341,7 +372,9 @@ def _load_partial(path, number):
         state = load_whole(path)
         names = ("epoch", "step", "weights", "best", "rewind", "moments", "best_accuracy", "rows", "counted", "pending", "losses", "random", "checks")
         return state if state["round"] == number and all(name in state for name in names) else None
-    except Exception:  # torch, zipfile and pickle each raise their own types for a damaged file
+    except Exception as error:  # torch, zipfile and pickle each raise their own types for a damaged file
+        if of_the_system(error):
+            raise UserError(f"{path} cannot be read ({error})") from error
         print(f"note: {path} is damaged; its round begins again")
         return None
 
@@ -351,5 +384,7 @@ def _load_checkpoint(path):
         state = load_whole(path)
         return {name: state[name] for name in ("next_round", "masks", "trained", "epochs", "rounds", "theta0", "rewind")}
     except Exception as error:  # torch, zipfile and pickle each raise their own types for a damaged file
+        if of_the_system(error):
+            raise UserError(f"{path} cannot be read ({error})") from error
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise UserError(f"{path} is damaged ({reason}): remove {path.parent} to start that run again") from error

@@ -6,13 +6,16 @@ torch is imported where it is used, so that `python main.py --help` does not wai
 import contextlib
 import csv
 import difflib
+import errno
 import functools
 import hashlib
+import io
 import json
 import os
 import platform
 import subprocess
 import tempfile
+import time
 from pathlib import Path
 
 
@@ -43,10 +46,13 @@ class Interrupted(KeyboardInterrupt):
 
 
 class Stop:
-    """What SIGTERM and Ctrl-C do: end the program at once, or where `deferred` note that they came, the second time end it all the same."""
+    """What SIGTERM and Ctrl-C do: end the program at once, or where `deferred` note that they came.
+
+    A second one that comes a second later or more ends it all the same; sooner it is the same wish, which reached a process twice.
+    """
 
     def __init__(self):
-        self.signal, self.deferred = None, False
+        self.signal, self.deferred, self.heard = None, False, 0.0
 
     def listen(self):
         """Take over the two signals; in the main thread only, as Python has it."""
@@ -69,7 +75,9 @@ class Stop:
 
     def _heard(self, number, frame):
         first, self.signal = self.signal is None, number
-        if not (self.deferred and first):
+        if first:
+            self.heard = time.monotonic()
+        if not self.deferred or time.monotonic() - self.heard >= 1:
             raise Interrupted(number)
 
 
@@ -152,7 +160,7 @@ def pick_device(wanted, gpu, say=print):
 
 
 def write_atomic(path, write):
-    """Call `write(temporary_path)`, then rename the result to `path`; a kill leaves the old file or the new one."""
+    """Call `write(temporary_path)`, then rename the result to `path`; a kill leaves the old file or the new one. An OSError names `path`."""
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     # the suffix stays: numpy and matplotlib go by it
@@ -164,6 +172,8 @@ def write_atomic(path, write):
         os.umask(umask)
         os.chmod(temporary, 0o666 & ~umask)  # mkstemp's 0600 would shut out the rest of a lab
         os.replace(temporary, path)
+    except OSError as error:
+        raise OSError(error.errno, error.strerror or str(error), str(path)) from error
     finally:
         Path(temporary).unlink(missing_ok=True)
 
@@ -216,6 +226,7 @@ def read_csv(path):
 
 def save_tensors(path, tensors):
     """Write a dict of tensors as safetensors, atomically."""
+    from safetensors import SafetensorError
     from safetensors.torch import save_file
 
     ready = {name: tensor.detach().cpu().contiguous().clone() for name, tensor in tensors.items()}
@@ -223,10 +234,19 @@ def save_tensors(path, tensors):
     def write(temporary):
         try:
             save_file(ready, temporary)
-        except Exception as error:  # safetensors has its own type for what the system says
-            raise OSError(None, str(error), str(path)) from error
+        except SafetensorError as error:  # what the system said
+            raise OSError(None, str(error)) from error
 
     write_atomic(path, write)
+
+
+def save_state(path, state):
+    """Write tensors and plain values as torch does, atomically."""
+    import torch
+
+    buffer = io.BytesIO()  # torch tells of a full disk by a RuntimeError of its own
+    torch.save(state, buffer)
+    write_atomic(path, lambda temporary: Path(temporary).write_bytes(buffer.getbuffer()))
 
 
 def load_tensors(path):
@@ -237,6 +257,11 @@ def load_tensors(path):
         return load_file(path)
     except Exception as error:  # safetensors raises its own type, and OSError
         raise UserError(f"{path} cannot be read ({error})") from error
+
+
+def of_the_system(error):
+    """Whether a failed read says nothing about the file: too many open files, a disk that is away. zipfile seeks wildly in a damaged one: EINVAL."""
+    return isinstance(error, MemoryError) or (isinstance(error, OSError) and error.errno not in (None, errno.EINVAL))
 
 
 def hash8(value):

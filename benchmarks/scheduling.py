@@ -62,7 +62,7 @@ def study(engine, count):
         runs = [program.open_run(config) for config in configs]
         began = time.perf_counter()
         with contextlib.redirect_stdout(None):
-            outcomes = grid.run_all(runs)
+            outcomes = grid.run_all(runs, count)
         seconds = time.perf_counter() - began
     assert [outcome.state for outcome in outcomes] == ["done"] * count
     return seconds

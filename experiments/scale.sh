@@ -17,7 +17,7 @@ small)
     DATASET=mnist RATES="0 25 50 75 100" SEEDS="0 1 2 3 4" SCHEDULE="--prune_percent=20 --prune_iterations=12 --end_iter=3"
     # cw takes 0.4 s an image against DeepRobust's CNN and a thirtieth of that against fc1; fgsm against fc1 is what to compare it with
     ATTACKS="noise" ATTACK_FLAGS="" CW_FLAGS="--attack fgsm pgd cw --confidence=5 --surrogate=fc1"
-    ARCH_DATASET=digits ARCHS=${ARCHS:-fc1 lenet5 resnet20} ARCH_SEEDS="0 1 2" # on MNIST lenet5 alone would take hours
+    ARCH_DATASET=digits ARCHS=${ARCHS:-fc1 lenet5 resnet20} ARCH_SEEDS=$SEEDS # on MNIST lenet5 alone would take hours
     ARCH_SCHEDULE="--prune_percent=40 --prune_iterations=6 --end_iter=6 --precision=bf16"
     OTHER="cifar10_18k" OTHER_FLAGS="--surrogate=resnet20 --surrogate_epochs=10" OTHER_SCHEDULE="--prune_percent=20 --prune_iterations=12 --end_iter=6"
     BLACK_SEEDS="0 1 2" ;;

@@ -9,7 +9,9 @@ import pytest
 import grid
 import main
 from config import parse_runs
+from runfolder import RunFolder
 from test_main import numbers, same
+from utils import UserError
 
 STUDY = ["--prune_type", "lt", "reinit", "--seed", "0", "1", "--prune_iterations=2", "--end_iter=2", "--prune_percent=50"]
 
@@ -46,8 +48,66 @@ def test_one_bad_run_does_not_stop_the_study(tmp_path, capsys):
     capsys.readouterr()
     assert main.main(flags) == 2
     told = capsys.readouterr()
-    assert "main.py: failed: " in told.err or "is damaged" in told.err
-    assert not (first / "DONE").exists()
+    assert "main.py: failed: " in told.err and "is damaged" in told.err and "runs: 1 done, 1 failed" in told.out
+    assert not (first / "DONE").exists() and (second / "DONE").exists()
+
+
+def test_one_bad_run_does_not_stop_its_cohort(tmp_path, capsys, monkeypatch):
+    """One that is found out only when the network is built, in the middle of three that train together."""
+    flags = [f"--runs_dir={tmp_path}", "--seed", "0", "1", "2", "--prune_iterations=1", "--end_iter=1", "--workers=1", "--cohort_size=3"]
+    bad = parse_runs(flags).configs[1]
+
+    def check_fits(folder, progress, model, config):
+        if config == bad:
+            raise UserError("it does not fit")
+
+    monkeypatch.setattr(RunFolder, "check_fits", check_fits)
+    assert main.main(flags) == 2
+    told = capsys.readouterr()
+    assert f"main.py: failed: {tmp_path / bad.run_name}: it does not fit" in told.err and "runs: 2 done, 1 failed" in told.out
+    assert len(list(tmp_path.glob("*/DONE"))) == 2 and not list(tmp_path.glob("*/holder.json"))
+
+
+def test_runs_whose_attack_draws_share_a_cohort_only_with_the_same_draws(tmp_path):
+    flags = [f"--runs_dir={tmp_path}", "--attack_mode=online", "--epsilon=0.1", "--prune_type", "lt", "reinit", "--seed", "0", "1", "--cohort_size=4"]
+    sizes = {name: [len(cohort) for cohort in grid.cohorts(plan([*flags, f"--attack={name}"]))] for name in ("fgsm", "pgd", "noise")}
+    assert sizes == {"fgsm": [4], "pgd": [2, 2], "noise": [2, 2]}
+
+
+def plan(flags):
+    return [main.open_run(config) for config in parse_runs(flags).configs]
+
+
+@pytest.mark.parametrize("arch, done, threads", [("fc1", 0, 0), ("lenet5", 0, 8), ("lenet5", 3, 8)])
+def test_threads_hang_on_the_study_and_not_on_what_is_left_of_it(tmp_path, monkeypatch, arch, done, threads):
+    """Fully connected nets take one, whatever the machine; others their part of the cores, also when most runs are done."""
+    runs = plan([f"--runs_dir={tmp_path}", "--seed", "0", "1", "2", "3", "--workers=4", f"--arch_type={arch}"])
+    seen = []
+    monkeypatch.setattr(grid, "cores", lambda: 32)
+    monkeypatch.setattr(grid, "in_processes", lambda plan, workers, threads: seen.extend(config for job in grid.jobs_of(plan, threads) for config, _ in job))
+    monkeypatch.setattr(main, "run_cohort", lambda cohort: seen.extend(run.config for run in cohort) or [])
+    grid.run_all(runs[done:], len(runs))
+    assert [config.threads for config in seen] == [threads] * (4 - done)
+
+
+def test_what_another_process_gets_has_absolute_places(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert main.main(["--prune_iterations=2", "--end_iter=1", "--workers=1"]) == 0
+    (((config, folder),),) = grid.jobs_of([plan(["--ticket=runs/*@1", "--prune_type=reinit"])], 1)
+    assert folder.is_absolute() and config.ticket == str(next(tmp_path.glob("runs/*"))) + "@1"
+    assert config.run_name == folder.name  # places are not in the name
+
+
+def test_the_board_counts_each_run_once(tmp_path, monkeypatch):
+    """Also one that another process has, and one that died and left its holder.json."""
+    runs = plan([f"--runs_dir={tmp_path}", "--seed", "0", "1", "2"])
+    for run in runs[:2]:
+        run.folder.path.mkdir()
+        (run.folder.path / "holder.json").write_text("{}")
+    board, told = grid.Board([runs]), []
+    monkeypatch.setattr(board, "bar", type("Bar", (), {"disable": False, "set_postfix_str": lambda self, text: told.append(text)})())
+    board.look([grid.Outcome(str(runs[0].folder.path), "held"), grid.Outcome(str(runs[2].folder.path), "done")])
+    assert told == ["1 done, 1 running, 1 failed, 0 to go"]
 
 
 @pytest.fixture(scope="module")

@@ -139,7 +139,7 @@ def test_a_run_killed_between_rounds_and_started_again_equals_an_undisturbed_one
     write = main.RunFolder.save_round
 
     def die_while_writing_round_2(self, progress, masks, weights, row, epochs):
-        monkeypatch.setattr("runfolder.write_atomic", lambda *args: (_ for _ in ()).throw(KeyboardInterrupt)) if row["round"] == 2 else None
+        monkeypatch.setattr("runfolder.save_state", lambda *args: (_ for _ in ()).throw(KeyboardInterrupt)) if row["round"] == 2 else None
         write(self, progress, masks, weights, row, epochs)
 
     with monkeypatch.context() as patch:

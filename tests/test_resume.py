@@ -1,11 +1,14 @@
 """Nothing lost: stopped at any step, killed after any epoch, a run ends as if nothing had happened; one process at a time works on it."""
 
 import dataclasses
+import errno
 import json
+import multiprocessing
 import os
 import signal
 import subprocess
 import sys
+import threading
 import time
 
 import pytest
@@ -22,7 +25,7 @@ from conftest import ROOT
 from runfolder import Keeper, RunFolder
 from test_main import numbers, run_folder, same
 from test_train import CONFIG, make_data, ordered, small_net, states
-from utils import stop
+from utils import Stop, save_state, stop
 
 FLAGS = ["--prune_iterations=3", "--end_iter=3", "--prune_percent=60", "--workers=1"]
 CASES = {
@@ -330,6 +333,91 @@ def test_a_worker_is_told_its_gpu(tmp_path, monkeypatch):
 def notes_its_gpu(job, gpu):
     time.sleep(0.5)
     return [grid.Outcome(str(job[0][1]), "done", str(gpu))]
+
+
+def starts_late(job, gpu):
+    time.sleep(60)
+
+
+@pytest.mark.parametrize("delay", [0.01, 0.03, 0.05, 0.08])
+def test_a_signal_while_workers_start_stops_them_all(tmp_path, monkeypatch, delay):
+    monkeypatch.setattr(grid, "work", starts_late)
+    runs = [main.open_run(config) for config in parse_runs([f"--runs_dir={tmp_path}", "--seed", *map(str, range(6))]).configs]
+    stop.listen()
+    timer = threading.Timer(delay, os.kill, (os.getpid(), signal.SIGTERM))
+    timer.start()
+    try:
+        with pytest.raises(KeyboardInterrupt):
+            grid.in_processes([[run] for run in runs], 6)
+    finally:
+        timer.join()
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+        signal.signal(signal.SIGTERM, signal.SIG_DFL)
+        stop.signal = None
+    assert not multiprocessing.active_children()
+
+
+def test_the_same_signal_twice_at_once_is_one(monkeypatch):
+    """A process group gets it from outside, and its workers again from their parent."""
+    asked = Stop()
+    with asked.deferring():
+        asked._heard(signal.SIGTERM, None)
+        asked._heard(signal.SIGTERM, None)
+        assert asked.signal == signal.SIGTERM
+        monkeypatch.setattr("time.monotonic", lambda now=time.monotonic: now() + 1.5)
+        with pytest.raises(KeyboardInterrupt):
+            asked._heard(signal.SIGTERM, None)
+
+
+def hold_again_and_again(folder, seconds, counts):
+    """Take the run, which never begins, and give it back; counts those moments at which another had it too, and the takings."""
+    inside, taken = folder.parent / "inside", 0
+    deadline = time.time() + seconds
+    while time.time() < deadline:
+        run = RunFolder(folder)
+        if run.hold():
+            try:
+                os.close(os.open(inside, os.O_CREAT | os.O_EXCL))
+                inside.unlink()
+            except FileExistsError:
+                counts[0] += 1
+            taken += 1
+            run.release()
+    counts[1] += taken
+
+
+def test_a_run_that_never_began_is_held_by_one_at_a_time(tmp_path):
+    context = multiprocessing.get_context("spawn")
+    counts = context.Array("i", 2)
+    crew = [context.Process(target=hold_again_and_again, args=(tmp_path / "runs" / "run", 3, counts)) for _ in range(3)]
+    for each in crew:
+        each.start()
+    for each in crew:
+        each.join()
+    assert [each.exitcode for each in crew] == [0, 0, 0] and counts[0] == 0 and counts[1] > 20
+
+
+def test_a_disk_that_is_full_keeps_no_lock(tmp_path, monkeypatch, capsys):
+    def full(path, state):
+        raise OSError(errno.ENOSPC, "No space left on device", str(path))
+
+    with monkeypatch.context() as patch:
+        patch.setattr(runfolder, "save_state", full)
+        patch.setattr(RunFolder, "_close_log", lambda folder: full("tb", None))
+        assert go(tmp_path) == 2
+    (folder,) = tmp_path.iterdir()
+    assert capsys.readouterr().err == f"main.py: error: {folder / 'partial.pt'}: No space left on device; mend that, and the same command goes on\n"
+    assert not (folder / "holder.json").exists() and go(tmp_path) == 0
+
+
+def test_torchs_files_tell_of_a_full_disk_as_others_do(tmp_path, monkeypatch):
+    def full(path, data):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr("pathlib.Path.write_bytes", full)
+    with pytest.raises(OSError, match="No space left on device") as raised:
+        save_state(tmp_path / "checkpoint.pt", {"a": torch.zeros(3)})
+    assert raised.value.filename == str(tmp_path / "checkpoint.pt") and not list(tmp_path.iterdir())
 
 
 def test_workers_end_with_their_parent(cache, tmp_path):
