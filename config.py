@@ -23,7 +23,7 @@ from pathlib import Path
 
 import data
 from archs import ARCHS
-from utils import UserError, choose, hash8, one_line
+from utils import UserError, choose, devnull, hash8, one_line, open_streams
 
 
 @dataclass(frozen=True)
@@ -280,12 +280,17 @@ class OneLineParser(argparse.ArgumentParser):
 
     def run(self, argv, work, parse=None):
         """Call work with the parsed command line; returns the exit code. What the user can mend is one line on stderr and 2."""
+        open_streams()
         args = None
         try:
             args = (parse or self.parse_args)(argv)
             work(args)
         except UserError as error:
             print(f"{self.prog}: error: {one_line(error)}", file=sys.stderr)
+            return 2
+        except BrokenPipeError:
+            sys.stdout = devnull()  # or Python tries again as it ends
+            print(f"{self.prog}: error: standard output was closed before the end: what was not written yet is missing", file=sys.stderr)
             return 2
         except OSError as error:
             print(f"{self.prog}: error: {error.filename or getattr(args, 'output', 'a file')} cannot be written ({error.strerror or error})", file=sys.stderr)
@@ -357,7 +362,8 @@ def parse_runs(argv=None):
         if twice:
             raise UserError(f"--{name} names {_show(twice[0])} twice: each value once")
     each = [given | dict(zip(lists, values, strict=True)) for values in itertools.product(*lists.values())]
-    commands = [command_line(flags | ({"preset": preset} if preset else {})) for flags in each]
+    others = {name: value for name, value in (("preset", preset), ("resume", resume)) if value is not None}
+    commands = [command_line(flags | others) for flags in each]
     configs = [_one_run(flags, resume, preset) for flags in each]
     for name, same in itertools.groupby(sorted(configs, key=lambda c: c.run_name), key=lambda c: c.run_name):
         if len(list(same)) > 1:
@@ -412,11 +418,31 @@ def saved_config(folder):
     path = Path(folder) / "config.json"
     try:
         saved = {"provenance": {}} | json.loads(path.read_text(encoding="utf-8"))
-        if not isinstance(saved["flags"], dict) or not isinstance(saved["provenance"], dict):
+        resumed = saved.get("resumed", [])
+        if not isinstance(saved["flags"], dict) or not isinstance(resumed, list):
             raise TypeError("no flags in it")
-    except (OSError, ValueError, KeyError, TypeError) as error:
+        if not all(isinstance(each, dict) and isinstance(each.get("versions", {}), dict) for each in (saved["provenance"], *resumed)):
+            raise TypeError("its provenance is damaged")
+        for item in dataclasses.fields(RunConfig):
+            if not _is_of(item, saved["flags"].get(item.name, item.default)):
+                raise ValueError(f"{item.name} is {saved['flags'][item.name]!r}")
+    except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
         raise UserError(f"{folder} is not a run folder: {path.name} cannot be read ({error})") from None
     return saved
+
+
+def _is_of(item, value):
+    """Whether a saved value is one that this field of RunConfig can have."""
+    kind, names = item.metadata["kind"], item.metadata["names"]
+    if value is None:
+        return item.default is None
+    if kind is words:
+        return isinstance(value, list | tuple) and all(name in names for name in value)
+    if kind is whole:
+        return isinstance(value, int) and not isinstance(value, bool) and abs(value) < 2**31
+    if kind is number:
+        return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+    return isinstance(value, bool if kind is bool else str) and (not names or value in names)
 
 
 def with_defaults(flags):
@@ -488,11 +514,17 @@ def _resolve_mix(given):
         raise UserError(f"--mix_ratio={given['mix_ratio']:g} needs an attack: add --attack=fgsm or --dataset=..._fgsm_attack")
 
 
+def ticket_place(ticket):
+    """(folder, round or None) of FOLDER[@ROUND]; an @ that no number follows is the folder's."""
+    folder, at = re.fullmatch(r"(.+?)(?:@([0-9]{1,9}))?", ticket).groups()
+    return folder, None if at is None else int(at)
+
+
 def _resolve_ticket(given):
     """The run that --ticket names: its place, who it is, and how it was pruned, which these flags take over."""
     if not given.get("ticket"):
         return
-    pattern, _, at = given["ticket"].replace("{seed}", str(given.get("seed", 0))).partition("@")
+    pattern, at = ticket_place(given["ticket"].replace("{seed}", str(given.get("seed", 0))))
     here = f"--ticket={given['ticket']}"
     found = [pattern] if (Path(pattern) / "config.json").exists() else sorted(glob.glob(pattern))
     if len(found) != 1:
@@ -500,11 +532,12 @@ def _resolve_ticket(given):
     folder = Path(found[0])
     source = RunConfig.of(saved_config(folder)["flags"])
     rounds = len(list((folder / "masks").glob("round_*.safetensors")))
-    if at and not (at.isdigit() and int(at) < rounds):
+    if at is not None and at >= rounds:
         raise UserError(f"{here}: {folder} has rounds 0 to {rounds - 1}")
-    wanted = given.setdefault("prune_iterations", 1 if at else rounds)
-    if wanted > (1 if at else rounds):
-        raise UserError(f"--prune_iterations={wanted}: {here} has {'one round' if at else f'{rounds} rounds'}")
+    rounds = rounds if at is None else 1
+    wanted = given.setdefault("prune_iterations", rounds)
+    if wanted > rounds:
+        raise UserError(f"--prune_iterations={wanted}: {here} has {'one round' if rounds == 1 else f'{rounds} rounds'}")
     if given.get("arch_type", RunConfig.arch_type) != source.arch_type:
         raise UserError(f"{here} is a ticket of {source.arch_type}: add --arch_type={source.arch_type}")
     for name in ("prune_percent", "output_prune_percent", "prune_scope", "prune_schedule", "criterion"):
@@ -512,8 +545,8 @@ def _resolve_ticket(given):
             raise UserError(f"--{name}={given[name]}: the masks are those of {here}, where it is {getattr(source, name)}; leave it out")
         given[name] = getattr(source, name)
     arm = {name: value for name, value in source.results().items() if name not in ("seed", "order_seed", "ticket_seed")}
-    given |= {"ticket": str(folder) + (f"@{at}" if at else ""), "ticket_seed": source.seed}
-    given["ticket_arm"] = f"{arm_name(source)}-{hash8(arm)}" + (f"@{at}" if at else "")
+    suffix = "" if at is None else f"@{at}"
+    given |= {"ticket": f"{folder}{suffix}", "ticket_seed": source.seed, "ticket_arm": f"{arm_name(source)}-{hash8(arm)}{suffix}"}
 
 
 def _attack_defaults(config, given, in_shape):
@@ -558,7 +591,7 @@ def attack_settings(config, attack, in_shape):
 
 def _check(config):
     """Raise UserError for the first flag whose value makes no sense."""
-    drops = re.fullmatch(r"(\d+(,\d+)*)?", config.lr_drops)
+    drops = re.fullmatch(r"([0-9]{1,9}(,[0-9]{1,9})*)?", config.lr_drops)
     radius = "from 0 to 1 (pixels are on [0, 1]; 8/255 is accepted)" if config.norm == "linf" else "from 0 to 100"
     rules = [
         (0 < config.prune_percent < 100, "prune_percent", "more than 0 and less than 100"),
@@ -593,6 +626,9 @@ def _check(config):
         (config.gpu is None or config.gpu >= 0, "gpu", "0 or more"),
         (0 < config.gpu_share <= 1, "gpu_share", "more than 0 and at most 1"),
     ]
+    for name, value in config.flags().items():
+        if isinstance(value, str) and not value.isprintable():
+            raise UserError(f"--{name}={value!r}: printable text (UTF-8) is needed")
     for holds, name, right in rules:
         if not holds:
             raise UserError(f"--{name}={_show(getattr(config, name))}: {right} is needed")

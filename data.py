@@ -160,6 +160,13 @@ def identity(name, data_dir):
     return _file_hash(path, path.stat().st_mtime_ns)
 
 
+def load_as_trained(config):
+    """The data set of a run that was trained before; UserError if another file has its name now."""
+    if identity(config.dataset, config.data_dir) != config.data_id:
+        raise UserError(f"{_npz_path(config.dataset, config.data_dir)} is another file than the run was trained on: put that one back")
+    return load(config.dataset, config.data_dir)
+
+
 @functools.lru_cache  # a study of many runs reads its file once
 def _file_hash(path, _):
     with open(path, "rb") as file:

@@ -1,15 +1,15 @@
 """Attack every saved ticket: `python attacks.py evaluate runs/* --attacks all`.
 
 For each round whose trained weights were kept, clean and attacked accuracy on the test set, white-box. The table goes
-to the terminal and to attacked_evaluation.csv in each run folder. "autoattack" is pyautoattack, the authors' own package
+to the terminal and to attacked_evaluation-<attacks>-<examples>.csv in each run folder. "autoattack" is pyautoattack, the authors' own package
 of AutoAttack's standard version (Croce & Hein 2020): APGD-CE, targeted APGD-DLR, targeted FAB and Square.
 """
 
 import dataclasses
 
 from config import ATTACKS, OneLineParser, RunConfig, attack_settings, number
-from runfolder import RunFolder
-from utils import UserError, choose, eval_examples, is_small, load_tensors, pick_device, read_csv, set_threads, write_csv
+from runfolder import RunFolder, read_rounds
+from utils import UserError, choose, eval_examples, is_small, pick_device, set_threads, write_csv
 
 
 def main(argv=None):
@@ -20,7 +20,7 @@ def main(argv=None):
     command.add_argument("--attacks", nargs="+", default=["fgsm", "pgd"], metavar="NAME", help=f"all, autoattack, {', '.join(ATTACKS)}")
     command.add_argument("--examples", type=int, default=1000, help="test images to attack (default: 1000)")
     command.add_argument("--epsilon", type=number, help="radius of the linf attacks (default: the run's, else the data set's)")
-    command.add_argument("--device", default="auto", help="auto, cpu or cuda")
+    command.add_argument("--device", default="auto", choices=("auto", "cpu", "cuda"), help="where to compute")
 
     def work(args):
         names = [*ATTACKS, "autoattack"] if args.attacks == ["all"] else [choose("attack", name, [*ATTACKS, "autoattack"]) for name in args.attacks]
@@ -47,20 +47,22 @@ def evaluate_run(folder, flags, names, args):
         config = dataclasses.replace(config, epsilon=args.epsilon, **({} if config.norm == "linf" else {"attack": None, "norm": "linf", "attack_steps": 1}))
     device = pick_device(args.device, None)
     set_threads(0, small=is_small(config.arch_type))
-    dataset = data.load(config.dataset, config.data_dir)
+    dataset = data.load_as_trained(config)
     model = archs.build(config.arch_type, dataset.in_shape, dataset.num_classes, data.channel_stats(dataset.train_images))
     found = []
-    for row in read_csv(folder.rounds):
+    for row in read_rounds(folder):
         if not folder.weights(row["round"]).exists():
             continue
-        weights, masks = load_tensors(folder.weights(row["round"])), load_tensors(folder.masks(row["round"]))
+        weights, masks = folder.network(row["round"], model, row["kept"])
         cohort = train.Cohort(model, [weights], [masks], device)
         result = {"round": row["round"], "density": row["density"], **evaluate_net(cohort, config, dataset, names, args.examples, device)}
         found.append(result)
         print(f"{folder.path} " + ", ".join(f"{name} {value:.4g}" for name, value in result.items()), flush=True)
     if not found:
         raise UserError(f"{folder.path} keeps no trained weights: train it with --save_weights=best")
-    write_csv(folder.path / "attacked_evaluation.csv", found)
+    radius = "" if args.epsilon is None else f"-epsilon{args.epsilon:g}"
+    # what it was made with is in its name: another evaluation writes another file
+    write_csv(folder.path / f"attacked_evaluation-{'+'.join(names)}-{args.examples}{radius}.csv", found)
 
 
 def evaluate_net(cohort, config, dataset, names, examples, device):

@@ -9,8 +9,9 @@ import torch
 from torch import nn
 
 import pruning
+from config import RunConfig
 from runfolder import RunFolder
-from utils import UserError, eval_examples, load_tensors, permutation
+from utils import UserError, eval_examples, permutation
 
 BATCH = 1000
 POINTS = 30  # of the path between two networks, as Frankle et al. 2020
@@ -195,7 +196,7 @@ def compare_runs(pairs, rounds, data_dir, examples, device, say=print):
     from pool import to_float
 
     flags = pairs[0]["first"].flags
-    dataset = data.load(flags["dataset"], data_dir)
+    dataset = data.load_as_trained(RunConfig.of(flags | {"data_dir": str(data_dir)}))
     model = archs.build(flags["arch_type"], dataset.in_shape, dataset.num_classes, data.channel_stats(dataset.train_images)).to(device)
     chosen = eval_examples(len(dataset.test_labels), examples).numpy()
     images, labels = to_float(dataset.test_images[chosen], device), torch.from_numpy(dataset.test_labels[chosen]).to(device)
@@ -218,11 +219,7 @@ def compare_runs(pairs, rounds, data_dir, examples, device, say=print):
 
 def load_state(path, number, model, device):
     """(state dict of a round's trained network on the device, its density); UserError if it is not of this model."""
-    folder = RunFolder(path)
-    weights, masks = load_tensors(folder.weights(number)), load_tensors(folder.masks(number))
-    wanted = {name: tensor.shape for name, tensor in model.state_dict().items()}
-    if {name: tensor.shape for name, tensor in weights.items()} != wanted:
-        raise UserError(f"{folder.weights(number)} is not of {path}'s network on this data set")
+    weights, masks = RunFolder(path).network(number, model)
     kept, total = pruning.counts(masks)
     return {name: tensor.to(device) for name, tensor in pruning.apply(weights, masks).items()}, kept / total
 

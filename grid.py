@@ -348,7 +348,8 @@ def report(outcomes, before):
         if outcome.state == "failed" and len(outcomes) + before == 1:
             print(f"main.py: error: {outcome.reason}", file=sys.stderr)
         elif outcome.state != "done":
-            print(f"main.py: {outcome.state}: {outcome.path}: {outcome.reason}", file=sys.stderr)
+            where = "" if outcome.path in outcome.reason else f"{outcome.path}: "
+            print(f"main.py: {outcome.state}: {where}{outcome.reason}", file=sys.stderr)
     states = {outcome.state for outcome in outcomes}
     if len(outcomes) + before > 1:
         counts = {state: sum(outcome.state == state for outcome in outcomes) for state in ("done", "diverged", "failed", "died", "held")}

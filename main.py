@@ -18,7 +18,7 @@ from pathlib import Path
 import grid
 from config import RunConfig, attack_settings, parse_runs
 from runfolder import Keeper, Progress, RunFolder
-from utils import Interrupted, UserError, eval_examples, is_small, one_line, pick_device, set_threads, stop, stream
+from utils import Interrupted, UserError, eval_examples, is_small, one_line, open_streams, pick_device, set_threads, stop, stream
 
 
 @dataclass(eq=False)
@@ -33,6 +33,7 @@ class Run:
 
 def main(argv=None):
     """Run what the flags say; returns the exit code: 0, 1 if a run failed, 2 for flags or files to mend, 128 + a signal's number."""
+    open_streams()
     stop.listen()
     try:
         request = parse_runs(argv)

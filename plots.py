@@ -13,8 +13,8 @@ from pathlib import Path
 import numpy as np
 
 from config import OneLineParser, RunConfig, with_defaults
-from runfolder import RunFolder
-from utils import UserError, load_tensors, read_csv, write_atomic, write_csv
+from runfolder import EPOCH_COLUMNS, RunFolder, are_numbers, load_masks, read_rounds
+from utils import UserError, read_csv, write_atomic, write_csv
 
 CLEAN = "test_accuracy"
 LABELS = {
@@ -28,18 +28,13 @@ def load_run(path):
     """A dict of a run's flags, its rows of rounds.csv and epochs.csv and its folder; None, with a note, before its first round."""
     folder = RunFolder(path)
     flags = with_defaults(folder.flags())
-    try:
-        rounds, epochs = read_csv(folder.rounds), read_csv(folder.epochs)
-        whole = [row["round"] for row in rounds] == list(range(len(rounds))) and all({"round", "iteration", "val_loss"} <= row.keys() for row in epochs)
-        whole = whole and all(isinstance(row["density"] * row[CLEAN], float) for row in rounds)
-    except (OSError, ValueError, KeyError, TypeError):
-        whole = False
-    if not whole:
-        raise UserError(f"{path} has a damaged rounds.csv or epochs.csv: the run's own command, with DONE removed, writes them again")
+    rounds, epochs = read_rounds(folder), read_csv(folder.epochs)
+    if not all(are_numbers(row, EPOCH_COLUMNS) for row in epochs):
+        raise UserError(f"{folder.epochs} is damaged: the run's own command, with DONE removed, writes it again")
     if not rounds:
         print(f"note: {path} has no finished round yet and is left out")
         return None
-    if not folder.done:
+    if not folder.done or len(rounds) < flags["prune_iterations"]:
         print(f"note: {path} is unfinished: its {len(rounds)} rounds are used")
     return {"flags": flags, "rounds": rounds, "epochs": epochs, "folder": folder}
 
@@ -224,7 +219,7 @@ def density_figure(arms, title):
     figure, axes = new_figure(title, len(arms))
     for axis, (label, members) in zip(axes, arms.items(), strict=True):
         run = members[0]
-        masks = [load_tensors(run["folder"].masks(row["round"])) for row in run["rounds"]]
+        masks = [load_masks(run["folder"].masks(row["round"]), kept=row["kept"]) for row in run["rounds"]]
         x = [100 * row["density"] for row in run["rounds"]]
         names = sorted(masks[0], key=lambda name: [int(part) if part.isdigit() else part for part in name.split(".")])
         # thick to thin, so that lines on top of each other (layerwise pruning) all show
@@ -331,19 +326,20 @@ def draw_all(runs, output):
     import seaborn
 
     seaborn.set_theme(style="whitegrid", context="paper")
-    kinds = {}
+    kinds, drawn = {}, []
     for run in runs:
         kinds.setdefault((run["flags"]["dataset"], run["flags"]["arch_type"]), []).append(run)
     for (dataset, arch), members in kinds.items():
         arms = group_arms(members)
         rows, stem = summary(arms), re.sub(r"[^\w.-]", "_", f"{dataset}-{arch}")
-        figures = {name: draw(arms, f"{arch} on {dataset}") for name, draw in FIGURES.items()}
-        output.mkdir(parents=True, exist_ok=True)
+        drawn.append((stem, rows, {name: draw(arms, f"{arch} on {dataset}") for name, draw in FIGURES.items()}))
+    output.mkdir(parents=True, exist_ok=True)
+    for stem, rows, figures in drawn:  # nothing is written before all can be drawn
         write_csv(output / f"{stem}-summary.csv", rows)
-        print_table(rows)
         for name, figure in figures.items():
             save_figure(figure, output / f"{stem}-{name}")
-            yield output / f"{stem}-{name}.png"
+        print_table(rows)
+        yield from (output / f"{stem}-{name}.png" for name in figures)
 
 
 if __name__ == "__main__":

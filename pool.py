@@ -23,7 +23,7 @@ import data
 import pruning
 import train
 from config import attack_settings
-from utils import UserError, fingerprint, hash8, load_tensors, of_the_system, one_line, permutation, save_tensors, stream, write_atomic, write_json
+from utils import UserError, fingerprint, hash8, load_tensors, misfit, of_the_system, one_line, permutation, save_tensors, stream, write_atomic, write_json
 
 LEVELS = 65535  # attacked pixels are kept as uint16; 65535 = 257 * 255, so every uint8 pixel is one of its levels exactly
 VERSION = 1  # of how surrogates and attacked images are made; a change that changes them needs another
@@ -75,10 +75,9 @@ def surrogate_epochs(config, dataset):
 def _load_surrogate(path, net):
     try:
         state = load_tensors(path)
-        net.load_state_dict(state)
-        return state
-    except (UserError, RuntimeError):
+    except UserError:
         return None
+    return None if misfit(state, net.state_dict()) else state
 
 
 def _train_surrogate(net, config, dataset, epochs, device, say):
@@ -232,7 +231,11 @@ def _read_shards(folder, part, shape, say):
     for path in sorted(folder.glob(f"{part}-*.npz")):
         try:
             with np.load(path, allow_pickle=False) as file:
-                found.append(tuple(file[name] for name in empty))
+                arrays = {name: file[name] for name in empty}
+                whole = all(array.dtype == empty[name] and len(array) == len(arrays["index"]) for name, array in arrays.items())
+                if not whole or arrays["pixels"].shape[1:] != tuple(shape) or arrays["index"].min(initial=0) < 0:
+                    raise ValueError("its arrays are not an attacked set's")
+                found.append(tuple(arrays.values()))
         except Exception as error:  # zipfile, zlib and numpy each have their own type for a damaged file
             if of_the_system(error):
                 raise UserError(f"{path} cannot be read ({one_line(error) or type(error).__name__})") from error

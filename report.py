@@ -130,7 +130,7 @@ def read_results(output, but):
             section(name, found, b"")  # all that the page needs is there
             found["figure"] = Path(found["figure"]).name
             (output / found["figure"]).read_bytes()
-        except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        except (OSError, ValueError, KeyError, TypeError, AttributeError, OverflowError, RecursionError) as error:
             raise UserError(f"{path} or its figure cannot be read ({type(error).__name__}: {error}): run experiment {name} again, or remove it") from None
         results[name] = found
     return results

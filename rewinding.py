@@ -14,8 +14,9 @@ import torch
 
 import criteria
 import pruning
-from runfolder import RunFolder
-from utils import UserError, generator, load_tensors, permutation
+from config import ticket_place
+from runfolder import RunFolder, load_masks
+from utils import UserError, generator, load_tensors, misfit, permutation
 
 CRITERION_IMAGES = 512  # in the one batch that snip and grasp look at
 
@@ -32,14 +33,8 @@ def random_weights(masks, seed, number):
 
 def ticket_masks(config, number):
     """The masks that --ticket names for this round; UserError if its run has none."""
-    folder, at = ticket_place(config)
-    return load_tensors(RunFolder(folder).masks(number if at is None else at))
-
-
-def ticket_place(config):
-    """(folder, round or None) of --ticket=FOLDER[@round]."""
-    folder, _, at = config.ticket.partition("@")
-    return folder, int(at) if at else None
+    folder, at = ticket_place(config.ticket)
+    return load_masks(RunFolder(folder).masks(number if at is None else at))
 
 
 def theta0(config, fresh):
@@ -49,7 +44,7 @@ def theta0(config, fresh):
     """
     if not config.ticket:
         return fresh(config, 0).state_dict()
-    folder, at = ticket_place(config)
+    folder, at = ticket_place(config.ticket)
     if config.prune_type == "reinit":  # never the ticket's own theta_0, also where the seeds agree
         return fresh(config, 0 if at is None else at).state_dict()
     source = RunFolder(folder)
@@ -98,7 +93,7 @@ def advance(config, progress, number, trained, rewind, model, batch):
 
 
 def check_ticket(config, model):
-    """UserError unless the masks that --ticket names fit this network, for every round."""
+    """UserError unless the masks, for every round, and the theta_0 that --ticket names fit this network."""
     if not config.ticket:
         return
     right = {name: mask.shape for name, mask in pruning.ones(model).items()}
@@ -108,6 +103,9 @@ def check_ticket(config, model):
         if wrong:
             there, here = masks[wrong[0]].shape if wrong[0] in masks else None, right.get(wrong[0])
             raise UserError(f"--ticket={config.ticket}: its mask of {wrong[0]} has shape {_shape(there)} where this network has {_shape(here)}")
+    wrong = misfit(theta0(config, lambda *_: model), model.state_dict())
+    if wrong:
+        raise UserError(f"--ticket={config.ticket}: its theta_0 is not of this network: {wrong}")
 
 
 def _shape(shape):

@@ -5,8 +5,10 @@ Reading functions serve plots.py and whoever compares runs; they never need the 
 
 import contextlib
 import json
+import math
 import os
 import platform
+import re
 import shutil
 import tempfile
 import time
@@ -18,7 +20,9 @@ from config import must_match, saved_config
 from utils import (
     UserError,
     fingerprint,
+    hash8,
     load_tensors,
+    misfit,
     of_the_system,
     provenance,
     read_csv,
@@ -29,6 +33,9 @@ from utils import (
     write_json,
     write_text,
 )
+
+ROUND_COLUMNS = ("round", "kept", "total", "density", "best_epoch", "early_stop_iteration", "val_accuracy", "test_accuracy", "test_accuracy_last")
+EPOCH_COLUMNS = ("round", "epoch", "iteration", "train_loss", "val_loss", "val_accuracy")
 
 
 @dataclass
@@ -44,6 +51,7 @@ class Progress:
     epochs: list = field(default_factory=list)  # rows of epochs.csv
     rounds: list = field(default_factory=list)  # rows of rounds.csv
     partial: dict | None = None  # where within the next round training is (train.Place.states), if it has begun
+    run: str = ""  # stands for the flags: another run's files are not taken for this one's
 
     def outline(self):
         """The same without tensors: what tells which runs can train together."""
@@ -78,6 +86,16 @@ class RunFolder:
         """weights/round_03.safetensors"""
         return self.path / "weights" / f"round_{number:02}.safetensors"
 
+    def network(self, number, model, kept=None):
+        """(weights, masks) of a round's trained network; UserError unless they are of this model (and the masks leave `kept` weights)."""
+        from pruning import ones
+
+        weights = load_tensors(self.weights(number))
+        wrong = misfit(weights, model.state_dict())
+        if wrong:
+            raise UserError(f"{self.weights(number)} is not of the run's network on this data set: {wrong}")
+        return weights, load_masks(self.masks(number), {name: tuple(mask.shape) for name, mask in ones(model).items()}, kept)
+
     def rounds_done(self):
         """How many rounds rounds.csv has; 0 where it cannot be read."""
         try:
@@ -94,24 +112,27 @@ class RunFolder:
         if not (self.path / "config.json").exists():
             if must_exist:
                 raise UserError(f"--resume: there is no run at {self.path}; leave --resume out to start it")
-            return Progress()
+            return Progress(run=hash8(config.results()))
         must_match(config, self.flags(), self.path)
+        if self.done and self.rounds_done() < config.prune_iterations:
+            rounds = f"{self.rounds_done()} of {config.prune_iterations} rounds"
+            raise UserError(f"{self.path} is marked as done with {rounds}: remove its file DONE, and the same command goes on")
         if self.done:  # a study of a thousand finished runs is skipped in seconds
             return Progress()
+        me = hash8(config.results())
         if not self.checkpoint.exists():
-            return Progress(partial=_load_partial(self.partial, 0))
-        state = _load_checkpoint(self.checkpoint)
+            return Progress(run=me, partial=_load_partial(self.partial, 0, me))
+        state = _load_checkpoint(self.checkpoint, me)
         before = state["next_round"]
         again = f"remove {self.path} to start that run again"
-        theta0 = self._load(self.theta0, again) if self.theta0.exists() else None  # a lost one is drawn again
-        rewind = self._load(self.rewind, again) if state["rewind"] else None
+        with _advice(again):
+            theta0 = load_tensors(self.theta0) if self.theta0.exists() else None  # a lost one is drawn again
+            rewind = load_tensors(self.rewind) if state["rewind"] else None
+            for row in state["rounds"]:
+                load_masks(self.masks(row["round"]), kept=row["kept"])
         for path, tensors, was in ((self.theta0, theta0, state["theta0"]), (self.rewind, rewind, state["rewind"])):
             if tensors is not None and _sum(tensors) != was:
                 raise UserError(f"{path} is not the one that checkpoint.pt is of: {again}")
-        for row in state["rounds"]:
-            path = self.masks(row["round"])
-            if sum(int(mask.sum()) for mask in self._load(path, again).values()) != row["kept"]:
-                raise UserError(f"{path} is not the mask that the run's checkpoint tells of: {again}")
         return Progress(
             before,
             state["masks"],
@@ -121,14 +142,9 @@ class RunFolder:
             state["trained"] or None,
             state["epochs"],
             state["rounds"],
-            _load_partial(self.partial, before),
+            _load_partial(self.partial, before, me),
+            me,
         )
-
-    def _load(self, path, again):
-        try:
-            return load_tensors(path)
-        except UserError as error:
-            raise UserError(f"{error}: {again}") from None
 
     def check_fits(self, progress, model, config):
         """UserError unless what was saved is of this network, of as many rounds as its tables have, and reaches up to --start_iter."""
@@ -211,7 +227,7 @@ class RunFolder:
         write_csv(self.rounds, progress.rounds)
         self._log(row, epochs, masks)
         # the rows too, so that tables which were lost or cut off while they were saved are written again
-        state = {"next_round": progress.next_round, "masks": progress.masks, "trained": progress.trained or {}}
+        state = {"run": progress.run, "next_round": progress.next_round, "masks": progress.masks, "trained": progress.trained or {}}
         state |= {"epochs": progress.epochs, "rounds": progress.rounds, "theta0": _sum(progress.theta0), "rewind": _sum(progress.rewind)}
         save_state(self.checkpoint, state)
         self.partial.unlink(missing_ok=True)
@@ -343,9 +359,61 @@ class Keeper:
         """Write each run's state to its folder."""
         began = time.monotonic()
         for run, state in zip(self.runs, states, strict=True):
-            run.folder.save_partial(state)
+            run.folder.save_partial(state | {"run": run.progress.run})
         self.last = time.monotonic()
         self.cost = self.last - began
+
+
+def read_rounds(folder):
+    """The rows of a run's rounds.csv; UserError if they cannot be what a run wrote."""
+
+    def whole(number, row):
+        attacked = [name for name in row if re.fullmatch(r"(transfer|whitebox)_[a-z]+_(accuracy|l2)", name)]
+        finite = [*ROUND_COLUMNS, *(name for name in attacked if not name.endswith("_l2"))]
+        if not {*row} <= {*ROUND_COLUMNS, *attacked, "seconds"} or not are_numbers(row, finite):
+            return False
+        return row["round"] == number and 0 <= row["kept"] <= row["total"] and abs(row["density"] * row["total"] - row["kept"]) < 0.01
+
+    try:
+        rows = read_csv(folder.rounds)
+    except OSError:
+        rows = [{}]
+    if not all(whole(number, row) for number, row in enumerate(rows)):
+        raise UserError(f"{folder.rounds} is damaged: the run's own command, with DONE removed, writes it again")
+    return rows
+
+
+def are_numbers(row, names):
+    """Whether a row of a table has finite numbers under these names."""
+    return all(isinstance(row.get(name), int | float) and math.isfinite(row[name]) for name in names)
+
+
+def load_masks(path, shapes=None, kept=None):
+    """A round's masks, bool tensors by name, in the order of `shapes` (name -> tuple) if they are known.
+
+    UserError if they are not zeros and ones of those shapes, or not `kept` ones in all.
+    """
+    import torch
+
+    masks = load_tensors(path)
+    if shapes is not None and {name: tuple(mask.shape) for name, mask in masks.items()} != shapes:
+        raise UserError(f"{path} is damaged: its layers or their shapes are not those of the run's other masks")
+    for name, mask in masks.items():
+        values = mask.view(torch.uint8) if mask.element_size() == 1 else mask  # a bool of a damaged file may be any byte
+        if not ((values == 0) | (values == 1)).all():
+            raise UserError(f"{path} is damaged: {name} holds values other than 0 and 1")
+    if kept is not None and sum(int(mask.sum()) for mask in masks.values()) != kept:
+        raise UserError(f"{path} is not the mask that the run's tables tell of: it leaves another number of weights")
+    return {name: masks[name].bool() for name in shapes or masks}
+
+
+@contextlib.contextmanager
+def _advice(what):
+    """Add to a UserError what to do about it."""
+    try:
+        yield
+    except UserError as error:
+        raise UserError(f"{error}: {what}") from None
 
 
 def _sum(tensors):
@@ -364,14 +432,14 @@ def load_whole(path):
     return torch.load(path, weights_only=True)
 
 
-def _load_partial(path, number):
-    """What was kept of round `number`; None if nothing was, or it is damaged: the round then begins again."""
+def _load_partial(path, number, run):
+    """What was kept of round `number` of this run; None if nothing was, or it is damaged: the round then begins again."""
     if not path.exists():
         return None
     try:
         state = load_whole(path)
         names = ("epoch", "step", "weights", "best", "rewind", "moments", "best_accuracy", "rows", "counted", "pending", "losses", "random", "checks")
-        return state if state["round"] == number and all(name in state for name in names) else None
+        return state if state["run"] == run and state["round"] == number and all(name in state for name in names) else None
     except Exception as error:  # torch, zipfile and pickle each raise their own types for a damaged file
         if of_the_system(error):
             raise UserError(f"{path} cannot be read ({error})") from error
@@ -379,9 +447,13 @@ def _load_partial(path, number):
         return None
 
 
-def _load_checkpoint(path):
+def _load_checkpoint(path, run):
     try:
         state = load_whole(path)
+        if state["run"] != run:
+            raise ValueError("it is another run's")
+        if [row["round"] for row in state["rounds"]] != list(range(state["next_round"])):
+            raise ValueError("its rounds are not whole")
         return {name: state[name] for name in ("next_round", "masks", "trained", "epochs", "rounds", "theta0", "rewind")}
     except Exception as error:  # torch, zipfile and pickle each raise their own types for a damaged file
         if of_the_system(error):

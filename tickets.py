@@ -21,6 +21,7 @@ import numpy as np
 
 from config import OneLineParser, RunConfig, whole, with_defaults
 from runfolder import RunFolder
+from runfolder import load_masks as saved_masks
 from similarity import compare_layers, examine, groups_by_round, matrices, strata
 from utils import UserError, fingerprint, is_small, load_tensors, pick_device, read_csv, set_threads, write_csv
 
@@ -74,19 +75,7 @@ def load_theta0(ticket):
 
 def load_masks(ticket, number):
     """A round's masks as numpy bools by name, in one order for all runs; UserError if they aren't masks of the run's shapes."""
-    path = RunFolder(ticket.path).masks(number)
-    masks = load_tensors(path)
-    if {name: tuple(mask.shape) for name, mask in masks.items()} != ticket.shapes:
-        raise UserError(f"{path} is damaged: its layers or their shapes are not those of the run's other masks")
-    found = {}
-    for name in ticket.shapes:
-        values = masks[name].numpy()
-        # a bool of a damaged file may be any byte
-        values = values.view(np.uint8) if values.dtype == bool else values
-        if not np.isin(values, (0, 1)).all() if values.dtype != np.uint8 else values.size and values.max() > 1:
-            raise UserError(f"{path} is damaged: {name} holds values other than 0 and 1")
-        found[name] = values.astype(bool)
-    return found
+    return {name: mask.numpy() for name, mask in saved_masks(RunFolder(ticket.path).masks(number), ticket.shapes).items()}
 
 
 def load_signed(ticket, number):

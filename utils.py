@@ -14,6 +14,7 @@ import json
 import os
 import platform
 import subprocess
+import sys
 import tempfile
 import time
 from pathlib import Path
@@ -21,6 +22,20 @@ from pathlib import Path
 
 class UserError(Exception):
     """Something the user can mend; shown as one line on stderr, exit code 2."""
+
+
+def devnull():
+    """A text stream that swallows all."""
+    return open(os.devnull, "w", encoding="utf-8")
+
+
+def open_streams():
+    """Let print work whatever the program was started with: a closed stream (cron, daemons), or one that cannot encode a ±."""
+    for name in ("stdout", "stderr"):
+        if getattr(sys, name) is None:
+            setattr(sys, name, devnull())
+        elif name == "stdout" and hasattr(sys.stdout, "reconfigure"):
+            sys.stdout.reconfigure(errors="replace")
 
 
 def one_line(text):
@@ -257,6 +272,19 @@ def load_tensors(path):
         return load_file(path)
     except Exception as error:  # safetensors raises its own type, and OSError
         raise UserError(f"{path} cannot be read ({error})") from error
+
+
+def misfit(state, wanted):
+    """What keeps saved weights from being those of a network whose state_dict is `wanted`, in words; "" if nothing does."""
+    for name in [*wanted, *state]:
+        if name not in state or name not in wanted:
+            return f"{name} is {'missing' if name in wanted else 'not of this network'}"
+        found, right = (f"{'x'.join(map(str, each[name].shape)) or 'one'} {each[name].dtype}".replace("torch.", "") for each in (state, wanted))
+        if found != right:
+            return f"{name} is {found} where this network has {right}"
+        if not state[name].isfinite().all():
+            return f"{name} holds values that are not finite"
+    return ""
 
 
 def of_the_system(error):

@@ -48,7 +48,7 @@ def build(name, in_shape, num_classes, stats, init="glorot_normal", seed=0):
                 logits = net.eval()(torch.rand(2, *in_shape))
         except (RuntimeError, ValueError, ZeroDivisionError) as error:
             reason = str(error).splitlines()[0]
-            raise UserError(f"--arch_type={name} cannot take images of {'x'.join(map(str, in_shape))} ({reason})") from error
+            raise UserError(f"{name} (--arch_type or --surrogate) cannot take images of {'x'.join(map(str, in_shape))} ({reason})") from error
         if logits.shape != (2, num_classes):
             raise UserError(f"--arch_type={name} returns {tuple(logits.shape[1:])} values an image where {num_classes} classes need ({num_classes},)")
         if (logits >= 0).all() and torch.allclose(logits.sum(1), torch.ones(2), atol=1e-4):

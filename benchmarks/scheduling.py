@@ -58,6 +58,7 @@ def study(engine, count):
             run = Path(folder, config.run_name)
             run.mkdir()
             (run / "config.json").write_text(json.dumps({"flags": config.flags()}))
+            (run / "rounds.csv").write_text("round\n" + "0\n" * config.prune_iterations)
             (run / "DONE").touch()
         runs = [program.open_run(config) for config in configs]
         began = time.perf_counter()

@@ -7,6 +7,7 @@ black takes main.py's flags of an attack, of --data_dir and of --cache_dir, whos
 """
 
 import sys
+import zipfile
 from pathlib import Path
 
 import numpy as np
@@ -59,6 +60,15 @@ def black_sets(config):
     return {"black": common | {"test_images": images["test"]}, "black_cleantest": common | {"test_images": clean}}
 
 
+def same(path, arrays):
+    """Whether the .npz at `path` holds these arrays."""
+    try:
+        with np.load(path, allow_pickle=False) as file:
+            return set(file) == set(arrays) and all(np.array_equal(file[name], array) for name, array in arrays.items())
+    except (ValueError, EOFError, zipfile.BadZipFile):
+        return False
+
+
 def main(argv=None):
     """Make the data set that the command line names; returns the exit code."""
     parser = OneLineParser(prog="make_data.py", description=__doc__.splitlines()[0], allow_abbrev=False)
@@ -76,6 +86,8 @@ def main(argv=None):
             sets = {f"{config.dataset}_{suffix}": arrays for suffix, arrays in black_sets(config).items()}
         for name, arrays in sets.items():
             path = Path(args.output) / f"{name}.npz"
+            if path.exists() and not same(path, arrays):
+                raise UserError(f"{path} exists and holds other images: remove it, or name another folder")
             write_atomic(path, lambda temporary, arrays=arrays: np.savez_compressed(temporary, **arrays))
             print(path)
 

@@ -73,7 +73,7 @@ def test_normalisation_is_the_first_layer_and_the_same_for_every_image():
 
 
 def test_a_network_says_which_image_size_it_cannot_take():
-    with pytest.raises(UserError, match="vgg16 cannot take images of 1x6x6"):
+    with pytest.raises(UserError, match=r"vgg16 \(--arch_type or --surrogate\) cannot take images of 1x6x6"):
         build("vgg16", (1, 6, 6))
 
 

@@ -18,7 +18,7 @@ def folder(tmp_path):
 def test_every_ticket_is_attacked_and_the_figures_are_the_runs_own(cli, folder):
     done = cli("evaluate", str(folder), "--attacks", "fgsm", "pgd", "cw", "noise", "autoattack", "--examples=40", script="attacks.py")
     assert done.returncode == 0, done.stderr
-    rows, rounds = read_csv(folder / "attacked_evaluation.csv"), read_csv(folder / "rounds.csv")
+    rows, rounds = read_csv(folder / "attacked_evaluation-fgsm+pgd+cw+noise+autoattack-40.csv"), read_csv(folder / "rounds.csv")
     assert [row["round"] for row in rows] == [0, 1]
     for row, own in zip(rows, rounds, strict=True):
         assert row["clean"] == pytest.approx(own["test_accuracy"], abs=0.3)
@@ -37,4 +37,4 @@ def test_bad_input_is_one_line(cli, folder, tmp_path):
     ]:
         done = cli("evaluate", *flags, script="attacks.py")
         assert done.returncode == 2 and says in done.stderr and done.stderr.count("\n") == 1, (flags, done.stderr)
-    assert not (folder / "attacked_evaluation.csv").exists()
+    assert not list(folder.glob("attacked_evaluation*"))

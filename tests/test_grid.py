@@ -31,6 +31,7 @@ def test_a_thousand_finished_runs_are_skipped_in_seconds(tmp_path, capsys):
         folder = tmp_path / config.run_name
         folder.mkdir()
         (folder / "config.json").write_text(json.dumps({"flags": config.flags()}))
+        (folder / "rounds.csv").write_text("round\n" + "0\n" * config.prune_iterations)
         (folder / "DONE").touch()
     assert main.main(flags) == 0
     out = capsys.readouterr().out

@@ -218,7 +218,7 @@ def test_an_image_size_that_a_network_cannot_take(cli, tmp_path):
     (tmp_path / "data").mkdir()
     images, labels = np.zeros((20, 6, 6), np.uint8), np.arange(20) % 2
     np.savez(tmp_path / "data" / "tiny.npz", train_images=images, train_labels=labels, test_images=images, test_labels=labels)
-    assert "vgg16 cannot take images of 1x6x6" in failing(cli, "--dataset=tiny", "--arch_type=vgg16")
+    assert "vgg16 (--arch_type or --surrogate) cannot take images of 1x6x6" in failing(cli, "--dataset=tiny", "--arch_type=vgg16")
     assert not (tmp_path / "runs").exists()
 
 

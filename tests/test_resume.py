@@ -167,7 +167,7 @@ def test_saving_takes_a_twentieth_of_the_time_at_most(monkeypatch):
                 now[0] += 1.0
 
         class progress:
-            partial = None
+            partial, run = None, "run"
 
         class config:
             save_freq = 2
