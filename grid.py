@@ -110,7 +110,7 @@ def run_all(runs, total):
     if config.engine == "ray":
         return on_ray(plan, config, total)
     crew = min(total, config.workers or default_workers(config))
-    threads = max(1, cores() // crew)
+    threads = max(1, cores() // crew) if crew > 1 else 0  # 0: as a run alone
     if min(len(plan), crew) > 1:
         return in_processes(plan, min(len(plan), crew), threads)
     for run in runs:
