@@ -1,6 +1,6 @@
 # What the experiments share; each reads it first. Set from outside:
 #   SCALE=smoke (digits, a minute each) | small (MNIST, what two cores do in half an hour each) | paper (35 rounds x 12 epochs, a GPU)
-#   PYTHON, DATA_DIR (only read), RUNS_DIR, CACHE_DIR, REPORT, ARCHS, FLAGS (more flags for every run, such as --device=cpu)
+#   PYTHON, DATA_DIR (only read), RUNS_DIR, CACHE_DIR, REPORT, ARCHS, ARCH_DATASET and ARCH_SEEDS (small), FLAGS (more flags for every run, such as --device=cpu)
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 SCALE=${SCALE:-smoke} PYTHON=${PYTHON:-python} DATA_DIR=${DATA_DIR:-data} CACHE_DIR=${CACHE_DIR:-cache} REPORT=${REPORT:-report}
@@ -17,7 +17,7 @@ small)
     DATASET=mnist RATES="0 25 50 75 100" SEEDS="0 1 2 3 4" SCHEDULE="--prune_percent=20 --prune_iterations=12 --end_iter=3"
     # cw takes 0.4 s an image against DeepRobust's CNN and a thirtieth of that against fc1; fgsm against fc1 is what to compare it with
     ATTACKS="noise" ATTACK_FLAGS="" CW_FLAGS="--attack fgsm pgd cw --confidence=5 --surrogate=fc1"
-    ARCH_DATASET=digits ARCHS=${ARCHS:-fc1 lenet5 resnet20} ARCH_SEEDS=$SEEDS # on MNIST lenet5 alone would take hours
+    ARCH_DATASET=${ARCH_DATASET:-digits} ARCHS=${ARCHS:-fc1 lenet5 resnet20} ARCH_SEEDS=${ARCH_SEEDS:-$SEEDS} # on MNIST lenet5 alone would take hours
     ARCH_SCHEDULE="--prune_percent=40 --prune_iterations=6 --end_iter=6 --precision=bf16"
     OTHER="cifar10_18k" OTHER_FLAGS="--surrogate=resnet20 --surrogate_epochs=10" OTHER_SCHEDULE="--prune_percent=20 --prune_iterations=12 --end_iter=6"
     BLACK_SEEDS="0 1 2" ;;
