@@ -7,7 +7,8 @@ of AutoAttack's standard version (Croce & Hein 2020): APGD-CE, targeted APGD-DLR
 
 import dataclasses
 
-from config import ATTACKS, OneLineParser, RunConfig, attack_settings, number
+from commandline import OneLineParser
+from config import ATTACKS, RunConfig, attack_settings, number
 from runfolder import RunFolder, read_rounds
 from utils import UserError, choose, eval_examples, is_small, pick_device, set_threads, write_csv
 

@@ -171,9 +171,15 @@ def serve(do, pipe, parent, gpu):
         os.kill(os.getpid(), signal.SIGTERM)
 
     threading.Thread(target=watch, daemon=True).start()
-    with contextlib.suppress(EOFError, OSError, KeyboardInterrupt):  # the parent has closed the pipe, is gone, or says stop
+    with contextlib.suppress(KeyboardInterrupt):
         while True:
-            pipe.send(do(pipe.recv(), gpu))
+            try:
+                job = pipe.recv()
+            except (EOFError, OSError):  # the parent has closed the pipe or is gone
+                return
+            outcomes = do(job, gpu)
+            with contextlib.suppress(OSError):
+                pipe.send(outcomes)
 
 
 class Worker:

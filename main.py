@@ -16,7 +16,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import grid
-from config import RunConfig, attack_settings, parse_runs
+from commandline import parse_runs
+from config import RunConfig, attack_settings
 from runfolder import Keeper, Progress, RunFolder
 from utils import Interrupted, UserError, eval_examples, is_small, one_line, open_streams, pick_device, set_threads, stop, stream
 

@@ -12,7 +12,8 @@ from pathlib import Path
 
 import numpy as np
 
-from config import OneLineParser, RunConfig, with_defaults
+from commandline import OneLineParser
+from config import RunConfig, with_defaults
 from runfolder import EPOCH_COLUMNS, RunFolder, are_numbers, load_masks, read_rounds
 from utils import UserError, read_csv, write_atomic, write_csv
 

@@ -18,7 +18,8 @@ import numpy as np
 
 import plots
 from answers import EXPERIMENTS, load
-from config import OneLineParser, saved_config
+from commandline import OneLineParser
+from config import saved_config
 from paired import amount
 from panels import csv_rows
 from utils import UserError, choose, write_csv, write_json, write_text

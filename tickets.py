@@ -19,7 +19,8 @@ from pathlib import Path
 
 import numpy as np
 
-from config import OneLineParser, RunConfig, whole, with_defaults
+from commandline import OneLineParser
+from config import RunConfig, whole, with_defaults
 from runfolder import RunFolder
 from runfolder import load_masks as saved_masks
 from similarity import compare_layers, examine, groups_by_round, matrices, strata

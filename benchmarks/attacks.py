@@ -27,6 +27,7 @@ import config as config_module
 import data
 import pool
 import train
+from commandline import parse
 from utils import prepare_deeprobust
 
 
@@ -46,7 +47,7 @@ def main():
     torch.set_num_threads(args.threads)
     torch.set_flush_denormal(True)
     device = torch.device(args.device)
-    config = config_module.parse(["--dataset=mnist_fgsm_attack", f"--data_dir={args.data_dir}", f"--cache_dir={args.cache_dir}"])[0]
+    config = parse(["--dataset=mnist_fgsm_attack", f"--data_dir={args.data_dir}", f"--cache_dir={args.cache_dir}"])[0]
     dataset = data.load("mnist", args.data_dir)
     bench = Bench(pool.surrogate(config, dataset, device), config, dataset, device)
     print(f"{'attack':22}{'made by':16}{'images':>8}{'robust %':>10}{'mean L2':>9}{'seconds':>9}{'images/s':>10}{'evaluations':>13}", flush=True)
@@ -84,7 +85,7 @@ class Bench:
     def settings(self, name, norm=None, **changes):
         """AttackSettings of `name` at its defaults."""
         flags = [f"--attack={name}", *([f"--norm={norm}"] if norm else [])]
-        config = config_module.parse(flags)[0]
+        config = parse(flags)[0]
         return dataclasses.replace(config_module.attack_settings(config, name, (1, 28, 28)), **changes)
 
     def measure(self, attack, maker, images, labels, make):

@@ -20,7 +20,7 @@ sys.path.insert(0, str(ROOT))
 
 import grid
 import main as program
-from config import parse_runs
+from commandline import parse_runs
 from utils import provenance, write_json
 
 SHORT = 4

@@ -31,12 +31,12 @@ sys.path.insert(0, str(ROOT))
 import torch
 
 import archs
-import config as config_module
 import data
 import pruning
 import step
 import train
 from benchmarks import baseline_loop
+from commandline import parse
 from plots import plain_log_axis
 
 EPOCH = 55_000
@@ -189,7 +189,7 @@ class Bench:
     def step_seconds(self, arch, runs, batch_size, density, precision):
         """Median seconds of a training step of all runs, after what a GPU's capture takes."""
         flags = ["--dataset=digits", f"--batch_size={batch_size}", f"--arch_type={arch}", f"--precision={precision}"]
-        config = config_module.parse(flags)[0]
+        config = parse(flags)[0]
         cohort = self.cohort(arch, runs, density, precision)
         stepper = step.Stepper(cohort, self.pool(runs), [dataclasses.replace(config, order_seed=run) for run in range(runs)])
         cohort.model.train()
@@ -250,7 +250,7 @@ def our_epoch(data_dir, density=0.5, device="cpu", count=None):
     """A function that trains one epoch as a round does, on `count` images, validation included."""
     device = torch.device(device)
     mnist = data.load("mnist", data_dir)
-    config = config_module.parse(["--dataset=mnist", f"--data_dir={data_dir}", "--end_iter=1"])[0]
+    config = parse(["--dataset=mnist", f"--data_dir={data_dir}", "--end_iter=1"])[0]
     model = archs.build("fc1", mnist.in_shape, 10, data.channel_stats(mnist.train_images))
     split = [torch.from_numpy(part)[None, :count].to(device) for part in data.split(60_000, 1 / 12, 0)]
     images, labels = torch.from_numpy(mnist.train_images).float().div_(255), torch.from_numpy(mnist.train_labels)

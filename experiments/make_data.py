@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 
 import data
-from config import OneLineParser, parse
+from commandline import OneLineParser, parse
 from utils import UserError, is_small, pick_device, set_threads, stream, write_atomic
 
 

@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 import torch
 
-import config as config_module
 import data
+from commandline import parse
 
 ROOT = Path(__file__).parent.parent
 torch.set_num_threads(1)
@@ -33,7 +33,7 @@ def make_config(cache, tmp_path):
 
     def make(*flags):
         folders = [f"--cache_dir={cache}", f"--runs_dir={tmp_path / 'runs'}", f"--data_dir={tmp_path / 'data'}"]
-        return config_module.parse([*folders, *flags])[0]
+        return parse([*folders, *flags])[0]
 
     return make
 

@@ -19,9 +19,9 @@ from conftest import ROOT
 
 @pytest.fixture(scope="module")
 def target(digits, cache):
-    import config
+    import commandline
 
-    settings = config.parse([f"--cache_dir={cache}", "--dataset=digits_fgsm_attack", "--surrogate=fc1", "--surrogate_epochs=10"])[0]
+    settings = commandline.parse([f"--cache_dir={cache}", "--dataset=digits_fgsm_attack", "--surrogate=fc1", "--surrogate_epochs=10"])[0]
     return settings, pool.surrogate(settings, digits, torch.device("cpu"), say=lambda text: None)
 
 
@@ -39,10 +39,10 @@ def starts(count):
 
 
 def settings(name="fgsm", norm=None, **changes):
-    import config
+    import commandline
 
     flags = [f"--attack={name}", *([f"--norm={norm}"] if norm else [])]
-    return dataclasses.replace(attack_settings(config.parse(flags)[0], name, (1, 28, 28)), **changes)
+    return dataclasses.replace(attack_settings(commandline.parse(flags)[0], name, (1, 28, 28)), **changes)
 
 
 def pgd_formula(model, x, y, epsilon, steps, size, start):
@@ -188,9 +188,9 @@ def test_an_attack_leaves_model_images_and_random_state_alone(target, batch):
 @pytest.mark.parametrize("name, norm", KINDS)
 def test_what_the_cache_gives_back_fools_as_before(target, digits, tmp_path, name, norm):
     flags = ["--surrogate=fc1", "--surrogate_epochs=10", f"--attack={name}", f"--norm={norm}", "--mix_ratio=0.02", f"--cache_dir={tmp_path}"]
-    import config
+    import commandline
 
-    own = config.parse([*flags, *(["--attack_steps=40"] if name == "cw" else [])])[0]
+    own = commandline.parse([*flags, *(["--attack_steps=40"] if name == "cw" else [])])[0]
     made = pool.attacked_set(own, digits, "test", np.arange(50), target[1], say=lambda text: None)
     again = pool.attacked_set(own, digits, "test", np.arange(50), target[1], say=lambda text: None)
     assert np.array_equal(made.pixels, again.pixels)
@@ -338,8 +338,8 @@ def test_the_report_counts_what_was_attacked(target, digits):
 
 
 WORKER = """
-import sys, numpy, torch, config, data, pool
-settings = config.parse(sys.argv[1:])[0]
+import sys, numpy, torch, commandline, data, pool
+settings = commandline.parse(sys.argv[1:])[0]
 digits = data.load("digits", "data")
 model = pool.surrogate(settings, digits, torch.device("cpu"))
 pool.attacked_set(settings, digits, "test", numpy.arange(360), model)

@@ -5,13 +5,14 @@ import sys
 
 import pytest
 
+import commandline
 import config as config_module
 from conftest import ROOT
 from utils import UserError
 
 
 def parse(*flags):
-    return config_module.parse(list(flags))[0]
+    return commandline.parse(list(flags))[0]
 
 
 def test_the_old_command_lines_keep_working():
@@ -92,7 +93,7 @@ def test_a_mistake_is_answered_in_one_line(says):
 
 
 def test_help_lists_every_flag_and_needs_no_torch():
-    code = "import main, sys, config; print(config.make_parser().format_help()); assert 'torch' not in sys.modules"
+    code = "import main, sys, commandline; print(commandline.make_parser().format_help()); assert 'torch' not in sys.modules"
     process = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT, timeout=60)
     assert process.returncode == 0, process.stderr
     fields = config_module.RunConfig.__dataclass_fields__

@@ -8,7 +8,7 @@ import pytest
 
 import grid
 import main
-from config import parse_runs
+from commandline import parse_runs
 from runfolder import RunFolder
 from test_main import numbers, same
 from utils import UserError

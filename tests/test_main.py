@@ -12,10 +12,10 @@ import pytest
 import torch
 
 import archs
-import config as config_module
 import data
 import main
 import pruning
+from commandline import parse
 from conftest import ROOT
 from utils import load_tensors, read_csv, stream
 
@@ -273,7 +273,7 @@ def test_selection_never_sees_the_test_set(make_config, digits, monkeypatch):
 def test_fc1_on_mnist_trains_past_the_predecessors_ceiling(mnist, make_config, tmp_path):
     """Defect: with negative weights frozen, fc1 on MNIST stopped near 92.4 %; it reaches 97 % in two epochs."""
     folder = os.environ.get("LTH_DATA_DIR", str(ROOT / "data"))
-    config = config_module.parse(["--dataset=mnist", f"--data_dir={folder}", f"--runs_dir={tmp_path}", "--prune_iterations=1", "--end_iter=2"])[0]
+    config = parse(["--dataset=mnist", f"--data_dir={folder}", f"--runs_dir={tmp_path}", "--prune_iterations=1", "--end_iter=2"])[0]
     runs = main.RunFolder(Path(config.runs_dir) / config.run_name)
     main.run_cohort([main.Run(config, runs, runs.progress(config))])
     assert read_csv(runs.rounds)[0]["test_accuracy_last"] > 96.5

@@ -14,7 +14,8 @@ from hypothesis import strategies as st
 
 import data
 import main
-from config import ATTACKS, PRESETS, RunConfig, parse_runs
+from commandline import parse_runs
+from config import ATTACKS, PRESETS, RunConfig
 from plots import load_run
 from test_main import numbers, same
 from tickets import load_ticket

@@ -20,7 +20,7 @@ import main
 import pruning
 import runfolder
 import train
-from config import parse_runs
+from commandline import parse_runs
 from conftest import ROOT
 from runfolder import Keeper, RunFolder
 from test_main import numbers, run_folder, same

@@ -9,7 +9,7 @@ from scipy import stats
 
 import similarity as sim
 import tickets
-from config import parse
+from commandline import parse
 from utils import UserError, read_csv, save_tensors, stream, write_json
 
 SHAPES = {"net.fc1.weight": (20, 784), "net.fc2.weight": (10, 20)}
