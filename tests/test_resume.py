@@ -176,7 +176,7 @@ def test_saving_takes_a_twentieth_of_the_time_at_most(monkeypatch):
     for epoch in range(1, 101):
         now[0] += 3.0
         if keeper.due(epoch):
-            keeper.keep([None])
+            keeper.keep([{}])
             saved.append(epoch)
     assert saved[:3] == [2, 10, 18] and all(epoch % 2 == 0 for epoch in saved)
 
