@@ -8,6 +8,7 @@ Runs that differ only in their seed are one arm: a line is its mean, a band its 
 
 import re
 import sys
+import textwrap
 from pathlib import Path
 
 import numpy as np
@@ -28,6 +29,9 @@ LABELS = {
 def load_run(path):
     """A dict of a run's flags, its rows of rounds.csv and epochs.csv and its folder; None, with a note, before its first round."""
     folder = RunFolder(path)
+    if folder.not_begun:
+        print(f"note: {path} has not begun to train yet and is left out")
+        return None
     flags = with_defaults(folder.flags())
     rounds, epochs = read_rounds(folder), read_csv(folder.epochs)
     if not all(are_numbers(row, EPOCH_COLUMNS) for row in epochs):
@@ -61,17 +65,20 @@ def group_arms(runs):
             print(f"note: {run['folder'].path} repeats another run's flags and seed and is left out")
             continue
         arms.setdefault(key, []).append(run)
-    varying = [name for name in dict(next(iter(arms))) if len({dict(key).get(name) for key in arms}) > 1]
+    varying = [name for name in dict.fromkeys(name for key in arms for name, _ in key) if len({dict(key).get(name) for key in arms}) > 1]
     labelled = {}
-    for members in sorted(arms.values(), key=lambda group: [str(group[0]["flags"].get(name)) for name in ["attack", "mix_ratio", "prune_type"]]):
+    for key in sorted(arms, key=lambda key: [dict(key).get(name, "") for name in ["attack", "mix_ratio", "prune_type", "order_seed"]]):
+        members, own = arms[key], dict(key)
         flags = members[0]["flags"]
         # what follows from the attack need not be named, unless one attack comes with several
         others = [name for name in varying if name not in ("prune_type", "attack", "mix_ratio") and not _follows(name, "attack", arms)]
+        others = [name for name in others if name != "output_prune_percent" or not _follows(name, "prune_percent", arms)]
         words = [flags["prune_type"]]
         if {"attack", "mix_ratio"} & set(varying):
             words.append(f"{flags['attack']} {flags['mix_ratio']:g}{'' if flags['mix_ratio'] else ' (clean)'}" if flags["attack"] else "clean")
-        words += [ticket_words(flags) if name == "ticket_arm" else f"{name}={flags.get(name)}" for name in others]
-        labelled[", ".join(words)] = members
+        words += [ticket_words(flags) if name == "ticket_arm" else f"{name}={own.get(name, 'seed')}" for name in others]
+        label = ", ".join(words)
+        labelled[label if label not in labelled else f"{label} ({len(labelled)})"] = members
     return labelled
 
 
@@ -228,7 +235,7 @@ def density_figure(arms, title):
             y = [100 * mask[name].float().mean().item() for mask in masks]
             axis.plot(x, y, color=colour, linewidth=width, label=name.removeprefix("net.").removesuffix(".weight"))
         plain_log_axis(axis)
-        axis.set_title(label)
+        axis.set_title(textwrap.fill(label, 45))
         remaining_axis(axis, x)
     axes[0].set_ylabel("weights remaining in the layer (%)")
     axes[-1].legend(fontsize="x-small", ncols=1 + len(names) // 12, loc="best")
@@ -265,8 +272,9 @@ def new_figure(title, columns=1, rows=1):
 def legend_below(figure, axis, title=None):
     """The legend of one panel below them all, where long labels cover nothing."""
     handles, labels = axis.get_legend_handles_labels()
-    columns = max(1, min(len(labels), int(figure.get_figwidth() * 13 // max(map(len, labels)))))
-    figure.legend(handles, labels, title=title, loc="outside lower center", ncols=columns)
+    room = int(figure.get_figwidth() * 13)  # letters
+    columns = max(1, min(len(labels), room // max(map(len, labels))))
+    figure.legend(handles, [textwrap.fill(label, room) for label in labels], title=title, loc="outside lower center", ncols=columns)
 
 
 def save_figure(figure, path):

@@ -134,7 +134,7 @@ def attacked_set(config, dataset, part, wanted, model, say=print):
         if len(missing):
             write_json(folder / "recipe.json", attack_recipe(config, dataset, model))
             say(f"attacking {len(missing):,} {part} images of {dataset.name} with {config.attack} ({len(wanted) - len(missing):,} were cached)")
-            _attack_missing(config, folder, part, images, labels, missing, model)
+            _attack_missing(config, folder, part, images, labels, missing, model, say)
             have = _read_shards(folder, part, dataset.in_shape, say)
     rows = np.searchsorted(have.index, wanted)
     return AttackedSet(wanted, have.pixels[rows], have.before[rows], have.after[rows], have.seconds[rows])
@@ -180,7 +180,7 @@ def locked(folder):
         lock.release()
 
 
-def _attack_missing(config, folder, part, images, labels, missing, model):
+def _attack_missing(config, folder, part, images, labels, missing, model, say=print):
     """Attack images[missing] in batches and write them as shards, each of which appears whole."""
     settings = attack_settings(config, config.attack, images.shape[1:])
     make = pkgutil.resolve_name(settings.line.make)
@@ -202,6 +202,8 @@ def _attack_missing(config, folder, part, images, labels, missing, model):
             arrays = dict(zip(("index", "pixels", "before", "after"), map(np.concatenate, zip(*found, strict=True)), strict=True))
             arrays["seconds"] = np.full(len(shard), (time.perf_counter() - began) / len(shard), np.float32)
             write_atomic(folder / f"{part}-{fingerprint(shard)}.npz", lambda path, a=arrays: np.savez_compressed(path, **a))
+            if bar.disable and first + SHARD < len(missing):  # a log is told now and then that work goes on
+                say(f"  {first + SHARD:,} of {len(missing):,}")
 
 
 def settle(model, clean, labels, adversarial, keep_within):

@@ -153,6 +153,7 @@ def write(args, runs, found, command, results):
     output, stem = Path(args.output), f"exp{args.experiment}"
     plots.save_figure(found["figure"], output / stem)
     write_csv(output / f"{stem}.csv", csv_rows(found["lines"]))
+    write_csv(output / f"{stem}-comparisons.csv", [plain(each) for each in found["comparisons"]])
     unfinished = sum(not run["folder"].done for run in runs)
     if unfinished:
         found["details"].append(f"{unfinished} of the {len(runs)} runs are unfinished: only rounds that all have are compared, and the answer can change.")

@@ -78,6 +78,11 @@ class RunFolder:
         """Whether the run is finished."""
         return (self.path / "DONE").exists()
 
+    @property
+    def not_begun(self):
+        """Whether a process has taken the folder, and waits for its attacked images or was killed before it trained."""
+        return (self.path / ".lock").exists() and not (self.path / "config.json").exists()
+
     def masks(self, number):
         """masks/round_03.safetensors"""
         return self.path / "masks" / f"round_{number:02}.safetensors"

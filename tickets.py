@@ -148,6 +148,13 @@ def check_group(tickets, letter):
                 )
 
 
+def check_densities(one, other):
+    """UserError unless two groups prune alike, round by round."""
+    for name in ("prune_percent", "output_prune_percent", "prune_scope", "prune_schedule"):
+        if one.flags[name] != other.flags[name]:
+            raise UserError(f"--a and --b differ in {name} ({one.flags[name]} and {other.flags[name]}): their rounds are of other densities")
+
+
 def compare_runs(tickets, rounds, kinds=None):
     """Rows of overlap.csv: every pair of tickets at every round, one row a layer and "total".
 
@@ -376,7 +383,7 @@ EPILOG = """what the columns mean (CSV: overlap.csv, one row a pair, round and l
 examples:
   python tickets.py runs/A runs/B                       two tickets: every round, every layer
   python tickets.py 'runs/*-lt-*' --round 10            all pairs of many runs, one round, with a heat map
-  python tickets.py --a 'runs/*-clean-lt-*' --b 'runs/*-fgsm0.5-lt-*'
+  python tickets.py --a 'runs/*-fgsm0-lt-*' --b 'runs/*-fgsm0.5-lt-*'
                                                         do clean and attacked data give different tickets? With the ceiling and a
                                                         permutation test, if each seed was also trained in other orders:
   python main.py --attack=fgsm --mix_ratio 0 0.5 --seed 0 1 2 --order_seed 0 1 2
@@ -424,13 +431,21 @@ def expand(patterns):
     return list(unique.values())
 
 
+def begun(paths):
+    """The paths without those whose run has not begun to train yet."""
+    for path in paths:
+        if RunFolder(path).not_begun:
+            print(f"note: {path} has not begun to train yet and is left out")
+    return [path for path in paths if not RunFolder(path).not_begun]
+
+
 def load_all(args):
     """(tickets, groups) of the command line: groups is {label: "a" or "b"} or None; UserError if they cannot be compared."""
     if bool(args.a) != bool(args.b):
         raise UserError("two groups need both --a and --b")
     if args.a and args.runs:
         raise UserError("name runs either by themselves or in the groups --a and --b, not both")
-    sides = [expand(names) for names in ((args.a, args.b) if args.a else (args.runs,))]
+    sides = [begun(expand(names)) for names in ((args.a, args.b) if args.a else (args.runs,))]
     if args.a:
         both = {path.resolve() for path in sides[0]} & {path.resolve() for path in sides[1]}
         if both:
@@ -443,6 +458,8 @@ def load_all(args):
     for side, letter in zip(members, "ab", strict=False):
         if args.a:
             check_group(side, letter)
+    if args.a:
+        check_densities(*(side[0] for side in members))
     name_tickets(tickets)
     if len(tickets) > 2:  # patterns come in the order of hashes
         members = [sorted(side, key=lambda ticket: _natural(ticket.label)) for side in members]

@@ -261,9 +261,9 @@ def count_attacked(monkeypatch):
     counted = []
     original = pool._attack_missing
 
-    def counting(config, folder, part, images, labels, missing, model):
+    def counting(config, folder, part, images, labels, missing, model, say):
         counted.append((part, len(missing)))
-        return original(config, folder, part, images, labels, missing, model)
+        return original(config, folder, part, images, labels, missing, model, say)
 
     monkeypatch.setattr(pool, "_attack_missing", counting)
     return counted

@@ -8,6 +8,9 @@ from scipy import stats
 
 import main
 import plots
+import tickets
+from config import resolve
+from runfolder import RunFolder
 
 
 @pytest.fixture
@@ -57,3 +60,38 @@ def test_the_sample_picture_shows_three_rows(tmp_path):
     clean = np.random.default_rng(0).random((10, 3, 8, 8))
     plots.draw_samples(clean, np.clip(clean + 0.1, 0, 1), tmp_path / "samples.png")
     assert (tmp_path / "samples.png").stat().st_size > 5_000
+
+
+def with_flags(**flags):
+    return {"flags": resolve(flags).flags(), "folder": RunFolder("runs/x"), "rounds": [], "epochs": []}
+
+
+@pytest.mark.parametrize("shuffle", range(4))
+def test_runs_of_other_orders_are_arms_of_their_own_and_none_is_lost(shuffle):
+    grid = [with_flags(seed=seed, order_seed=order) for seed in range(3) for order in range(3)] + [with_flags(seed=seed) for seed in (3, 4)]
+    np.random.default_rng(shuffle).shuffle(grid)
+    arms = plots.group_arms(grid)
+    # seed 1 in its own order is one of the runs whose order follows their seed, whoever asked for it
+    assert {label: sorted(run["flags"]["seed"] for run in members) for label, members in arms.items()} == {
+        "lt, order_seed=seed": [0, 1, 2, 3, 4], "lt, order_seed=0": [1, 2], "lt, order_seed=1": [0, 2], "lt, order_seed=2": [0, 1],
+    }  # fmt: skip
+
+
+def test_what_follows_is_not_named_and_long_labels_fit():
+    runs = [with_flags(prune_percent=rate, end_iter=epochs, seed=1) for rate in (10.0, 40.0) for epochs in (3, 12)]
+    assert sorted(plots.group_arms(runs))[0] == "lt, end_iter=12, prune_percent=10.0"
+    figure, (axis,) = plots.new_figure("x")
+    axis.plot([1, 2], [1, 2], label=", ".join(f"flag_{number}=value" for number in range(20)))
+    plots.legend_below(figure, axis)
+    figure.canvas.draw()
+    assert figure.legends[0].get_window_extent().width < figure.bbox.width
+
+
+def test_a_run_that_has_not_begun_is_left_out(runs, tmp_path, capsys):
+    waiting = tmp_path / "runs" / "waiting"
+    waiting.mkdir()
+    (waiting / ".lock").touch()
+    (waiting / "holder.json").write_text("{}")
+    assert plots.main([*map(str, runs), str(waiting), "-o", str(tmp_path / "plots")]) == 0
+    assert tickets.main([f"{tmp_path / 'runs'}/*", "-o", str(tmp_path / "tickets")]) == 0
+    assert capsys.readouterr().out.count("waiting has not begun to train yet and is left out") == 2

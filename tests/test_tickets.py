@@ -1,5 +1,7 @@
 """Overlap of tickets against oracles, its expectations under chance and given theta_0, the test between groups, and the command."""
 
+import json
+import shutil
 from itertools import combinations
 
 import numpy as np
@@ -445,3 +447,12 @@ def test_a_mask_is_refused_before_it_is_used(tmp_path):
     break_values(run)
     with pytest.raises(UserError, match="other than 0 and 1"):
         tickets.load_masks(ticket, 1)
+
+
+def test_groups_that_prune_otherwise_are_refused(runs, tmp_path, capsys):
+    for path in runs.glob("fgsm-*"):
+        saved = json.loads((shutil.copytree(path, tmp_path / path.name) / "config.json").read_text())
+        saved["flags"]["prune_percent"] += 1
+        write_json(tmp_path / path.name / "config.json", saved)
+    assert tickets.main(["--a", f"{runs}/clean-*", "--b", f"{tmp_path}/fgsm-*", "-o", str(tmp_path / "out")]) == 2
+    assert "--a and --b differ in prune_percent" in capsys.readouterr().err and not (tmp_path / "out").exists()
