@@ -274,7 +274,7 @@ def legend_below(figure, axis, title=None):
     handles, labels = axis.get_legend_handles_labels()
     room = int(figure.get_figwidth() * 13)  # letters
     columns = max(1, min(len(labels), room // max(map(len, labels))))
-    figure.legend(handles, [textwrap.fill(label, room) for label in labels], title=title, loc="outside lower center", ncols=columns)
+    figure.legend(handles, [textwrap.fill(label, room - 8) for label in labels], title=title, loc="outside lower center", ncols=columns)
 
 
 def save_figure(figure, path):
