@@ -114,17 +114,18 @@ class RunFolder:
 
     def progress(self, config, must_exist=False):
         """How far the run has come; UserError if the folder belongs to other flags, or is not there and must be."""
+        me = hash8(config.results())
         if not (self.path / "config.json").exists():
             if must_exist:
                 raise UserError(f"--resume: there is no run at {self.path}; leave --resume out to start it")
-            return Progress(run=hash8(config.results()))
+            return Progress(run=me)
         must_match(config, self.flags(), self.path)
-        if self.done and self.rounds_done() < config.prune_iterations:
-            rounds = f"{self.rounds_done()} of {config.prune_iterations} rounds"
-            raise UserError(f"{self.path} is marked as done with {rounds}: remove its file DONE, and the same command goes on")
         if self.done:  # a study of a thousand finished runs is skipped in seconds
-            return Progress()
-        me = hash8(config.results())
+            rounds = self.rounds_done()
+            if rounds < config.prune_iterations:
+                reached = f"{rounds} of {config.prune_iterations} rounds"
+                raise UserError(f"{self.path} is marked as done with {reached}: remove its file DONE, and the same command goes on")
+            return Progress(run=me)
         if not self.checkpoint.exists():
             return Progress(run=me, partial=_load_partial(self.partial, 0, me))
         state = _load_checkpoint(self.checkpoint, me)
