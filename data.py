@@ -16,12 +16,13 @@ from pathlib import Path
 
 import numpy as np
 
-from utils import UserError, choose, fingerprint, permutation
+from utils import Registry, UserError, choose, fingerprint, permutation
 
 ARRAYS = ("train_images", "train_labels", "test_images", "test_labels")
 # what zipfile, zlib and numpy raise for a file that is cut, encrypted or not what it says
 DAMAGED = (OSError, ValueError, KeyError, EOFError, RuntimeError, zipfile.BadZipFile, zlib.error)
-MAX_BYTES = 8 << 30  # of one array in an .npz: a header that claims more is refused before it is read
+# of one array in an .npz: a header that claims more is refused before it is read
+MAX_BYTES = 8 << 30
 
 
 @dataclass(frozen=True)
@@ -47,20 +48,26 @@ class Dataset:
 
 
 def digits(data_dir):
-    """scikit-learn's 1,797 handwritten digits (8x8, 17 grays), resized to 28x28; 360 of them are the test set."""
+    """scikit-learn's 1,797 handwritten digits (8x8, 17 grays), resized to 28x28; 360 of them are
+    the test set.
+    """
     from PIL import Image
     from sklearn.datasets import load_digits
 
     raw = load_digits()
     small = (raw.images * (255 / 16)).round().astype(np.uint8)
-    images = np.stack([np.asarray(Image.fromarray(image).resize((28, 28), Image.BICUBIC)) for image in small])
+    images = np.stack(
+        [np.asarray(Image.fromarray(image).resize((28, 28), Image.BICUBIC)) for image in small]
+    )
     order = permutation(len(images), 0, "digits test set").numpy()
     images, labels = _channels_first(images[order]), raw.target[order].astype(np.int64)
     return images[360:], labels[360:], images[:360], labels[:360]
 
 
 def from_torchvision(class_name, folder):
-    """A loader for a torchvision data set; downloads go to a temporary folder first, so a failure leaves nothing."""
+    """A loader for a torchvision data set; downloads go to a temporary folder first, so a failure
+    leaves nothing.
+    """
 
     def load(data_dir):
         import torchvision
@@ -71,9 +78,13 @@ def from_torchvision(class_name, folder):
         except RuntimeError:  # torchvision's way to say: not there, or not with the right check sum
             _download(make, class_name, Path(data_dir), folder)
             parts = [make(data_dir, train=train) for train in (True, False)]
-        except Exception as error:  # each data set has its own way to fail on a file that is cut short
+        # each data set has its own way to fail on a file that is cut short
+        except Exception as error:
             place = Path(data_dir) / folder
-            raise UserError(f"{class_name} in {place} is damaged ({error}): remove it to download it again, or put whole files there") from error
+            raise UserError(
+                f"{class_name} in {place} is damaged ({error}): remove it to download it again, or "
+                "put whole files there"
+            ) from error
         arrays = []
         for part in parts:
             images = np.asarray(part.data)
@@ -97,23 +108,26 @@ def _download(make, class_name, data_dir, folder):
             shutil.rmtree(data_dir, ignore_errors=True)
         reason = str(error).strip().splitlines()[-1] if str(error).strip() else type(error).__name__
         raise UserError(
-            f"{class_name} is not in {data_dir}, or damaged there, and cannot be downloaded ({reason}): put its files into "
+            f"{class_name} is not in {data_dir}, or damaged there, and cannot be downloaded "
+            f"({reason}): put its files into "
             f"{data_dir / folder}, or use --dataset=digits, which needs none"
         ) from error
 
 
-#            (C, H, W), classes, loader(data_dir) -> train images, train labels, test images, test labels
-DATASETS = {
-    "digits": ((1, 28, 28), 10, digits),
-    "mnist": ((1, 28, 28), 10, from_torchvision("MNIST", "MNIST/raw")),
-    "fashionmnist": ((1, 28, 28), 10, from_torchvision("FashionMNIST", "FashionMNIST/raw")),
-    "cifar10": ((3, 32, 32), 10, from_torchvision("CIFAR10", "cifar-10-batches-py")),
-    "cifar100": ((3, 32, 32), 100, from_torchvision("CIFAR100", "cifar-100-python")),
-}
+DATASETS = Registry("data set", lambda entry: callable(entry[2]), "((C, H, W), classes, loader)")
+# (C, H, W), classes, loader(data_dir) -> train images, train labels, test images, test labels
+DATASETS["digits"] = (1, 28, 28), 10, digits
+DATASETS["mnist"] = (1, 28, 28), 10, from_torchvision("MNIST", "MNIST/raw")
+DATASETS["fashionmnist"] = (1, 28, 28), 10, from_torchvision("FashionMNIST", "FashionMNIST/raw")
+DATASETS["cifar10"] = (3, 32, 32), 10, from_torchvision("CIFAR10", "cifar-10-batches-py")
+DATASETS["cifar100"] = (3, 32, 32), 100, from_torchvision("CIFAR100", "cifar-100-python")
 
 
 def load(name, data_dir):
-    """The Dataset called `name`: one of DATASETS, or <data_dir>/<name>.npz. UserError if there is none, or it is unsound."""
+    """The Dataset called `name`: one of DATASETS, or <data_dir>/<name>.npz.
+
+    UserError if there is none, or it is unsound.
+    """
     if name in DATASETS:
         _, num_classes, loader = DATASETS[name]
         return Dataset(name, *loader(data_dir), num_classes)
@@ -135,25 +149,46 @@ def describe(name, data_dir):
     for part in ("train", "test"):
         images, labels = shapes[f"{part}_images"], shapes[f"{part}_labels"]
         if headers[f"{part}_images"][1] != np.uint8:
-            raise UserError(f"{path}: {part}_images is {headers[f'{part}_images'][1]}: uint8 is needed, 0 to 255")
-        if len(images) not in (3, 4) or (len(images) == 4 and images[3] not in (1, 3)) or 0 in images:
-            raise UserError(f"{path}: {part}_images has shape {images}: (N, H, W) or (N, H, W, 1 or 3), N at least 1, is needed")
+            raise UserError(
+                f"{path}: {part}_images is {headers[f'{part}_images'][1]}: uint8 is needed, 0 to "
+                "255"
+            )
+        if (
+            len(images) not in (3, 4)
+            or (len(images) == 4 and images[3] not in (1, 3))
+            or 0 in images
+        ):
+            raise UserError(
+                f"{path}: {part}_images has shape {images}: (N, H, W) or (N, H, W, 1 or 3), N at "
+                "least 1, is needed"
+            )
         if headers[f"{part}_labels"][1].kind not in "iu" or labels != images[:1]:
-            raise UserError(f"{path}: {part}_labels is {headers[f'{part}_labels'][1]} {labels}: one whole number an image, {images[:1]}, is needed")
+            raise UserError(
+                f"{path}: {part}_labels is {headers[f'{part}_labels'][1]} {labels}: one whole "
+                f"number an image, {images[:1]}, is needed"
+            )
     if shapes["train_images"][1:] != shapes["test_images"][1:]:
-        raise UserError(f"{path}: train_images and test_images have different shapes {shapes['train_images'][1:]} and {shapes['test_images'][1:]}")
-    train, test = (labels.astype(np.int64) for labels in _npz_arrays(path, ("train_labels", "test_labels")))
+        raise UserError(
+            f"{path}: train_images and test_images have different shapes "
+            f"{shapes['train_images'][1:]} and {shapes['test_images'][1:]}"
+        )
+    train, test = (
+        labels.astype(np.int64) for labels in _npz_arrays(path, ("train_labels", "test_labels"))
+    )
     classes = int(train.max()) + 1
     if train.min() < 0 or test.min() < 0 or test.max() >= classes or not 2 <= classes <= 10_000:
         raise UserError(
-            f"{path}: labels run {train.min()}..{train.max()} (train) and {test.min()}..{test.max()} (test): "
+            f"{path}: labels run {train.min()}..{train.max()} (train) and "
+            f"{test.min()}..{test.max()} (test): "
             "0..K-1 is needed in both, with the highest class among the training images"
         )
     return _chw(shapes["train_images"]), classes
 
 
 def identity(name, data_dir):
-    """What tells one data set from another of the same name: a hash of an .npz file's bytes, "" for the known data sets."""
+    """What tells one data set from another of the same name: a hash of an .npz file's bytes, "" for
+    the known data sets.
+    """
     if name in DATASETS:
         return ""
     path = _npz_path(name, data_dir)
@@ -163,7 +198,10 @@ def identity(name, data_dir):
 def load_as_trained(config):
     """The data set of a run that was trained before; UserError if another file has its name now."""
     if identity(config.dataset, config.data_dir) != config.data_id:
-        raise UserError(f"{_npz_path(config.dataset, config.data_dir)} is another file than the run was trained on: put that one back")
+        raise UserError(
+            f"{_npz_path(config.dataset, config.data_dir)} is another file than the run was "
+            "trained on: put that one back"
+        )
     return load(config.dataset, config.data_dir)
 
 
@@ -174,10 +212,15 @@ def _file_hash(path, _):
 
 
 def split(count, val_fraction, seed):
-    """Positions of the training and of the validation images among `count`, drawn from the stream "split"."""
+    """Positions of the training and of the validation images among `count`, drawn from the stream
+    "split".
+    """
     held_out = round(count * val_fraction)
     if not 0 < held_out < count:
-        raise UserError(f"--val_fraction={val_fraction:g} of {count} images leaves {held_out} to validate on: choose another share")
+        raise UserError(
+            f"--val_fraction={val_fraction:g} of {count} images leaves {held_out} to validate on: "
+            "choose another share"
+        )
     order = permutation(count, seed, "split").numpy()
     return np.sort(order[held_out:]), np.sort(order[:held_out])
 
@@ -195,7 +238,9 @@ def channel_stats(images):
 
 
 def _channels_first(images):
-    """(N, H, W) or (N, H, W, C) -> (N, C, H, W), copied: numpy calls odd strides of one channel contiguous, torch then guesses another layout."""
+    """(N, H, W) or (N, H, W, C) -> (N, C, H, W), copied: numpy calls odd strides of one channel
+    contiguous, torch then guesses another layout.
+    """
     images = images[..., None] if images.ndim == 3 else images
     return images.transpose(0, 3, 1, 2).copy(order="C")
 
@@ -206,11 +251,17 @@ def _chw(shape):
 
 def _npz_path(name, data_dir):
     if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,99}", name):
-        raise UserError(f"--dataset={name!r}: a name of letters, digits, '_', '-' and '.' is needed, not a path")
+        raise UserError(
+            f"--dataset={name!r}: a name of letters, digits, '_', '-' and '.' is needed, not a path"
+        )
     path = Path(data_dir) / f"{name}.npz"
     try:
         if not path.is_file():
-            choose(f"data set (there is no {path})", name, [*DATASETS, *sorted(p.stem for p in Path(data_dir).glob("*.npz"))])
+            choose(
+                f"data set (there is no {path})",
+                name,
+                [*DATASETS, *sorted(p.stem for p in Path(data_dir).glob("*.npz"))],
+            )
     except OSError as error:
         raise UserError(f"--data_dir={data_dir} cannot be read ({error.strerror})") from error
     return path
@@ -226,20 +277,30 @@ def _npz_arrays(path, names):
 
 
 def _npz_headers(path):
-    """{array name: (shape, dtype)} from the headers alone; UserError where an array is missing or not plain numbers."""
+    """{array name: (shape, dtype)} from the headers alone; UserError where an array is missing or
+    not plain numbers.
+    """
     try:
         with zipfile.ZipFile(path) as archive:
             missing = [array for array in ARRAYS if f"{array}.npy" not in archive.namelist()]
             if missing:
-                raise UserError(f"{path} lacks {', '.join(missing)}: it must hold {', '.join(ARRAYS)}")
+                raise UserError(
+                    f"{path} lacks {', '.join(missing)}: it must hold {', '.join(ARRAYS)}"
+                )
             headers = {}
             for array in ARRAYS:
                 with archive.open(f"{array}.npy") as file:
                     version = np.lib.format.read_magic(file)
-                    read = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
+                    read = (
+                        np.lib.format.read_array_header_1_0
+                        if version == (1, 0)
+                        else np.lib.format.read_array_header_2_0
+                    )
                     shape, _, dtype = read(file)
                 if int(np.prod(shape, dtype=object)) * dtype.itemsize > MAX_BYTES:
-                    raise UserError(f"{path}: {array} claims shape {shape}, over {MAX_BYTES >> 30} GiB")
+                    raise UserError(
+                        f"{path}: {array} claims shape {shape}, over {MAX_BYTES >> 30} GiB"
+                    )
                 headers[array] = (shape, dtype)
             return headers
     except DAMAGED as error:

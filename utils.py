@@ -1,27 +1,25 @@
-"""What every room needs: one-line errors, named seed streams, devices, files that appear whole.
+"""What every room needs: errors in a line, registries, named seed streams, hashes.
 
 torch is imported where it is used, so that `python main.py --help` does not wait for it.
 """
 
+import argparse
 import contextlib
-import csv
 import difflib
-import errno
-import functools
 import hashlib
-import io
+import importlib
 import json
 import os
-import platform
-import subprocess
 import sys
-import tempfile
-import time
-from pathlib import Path
+import types
+from fractions import Fraction
 
 
 class UserError(Exception):
     """Something the user can mend; shown as one line on stderr, exit code 2."""
+
+
+# Errors in a line ------------------------------------------------------------------------------
 
 
 def devnull():
@@ -30,7 +28,10 @@ def devnull():
 
 
 def open_streams():
-    """Let print work whatever the program was started with: a closed stream (cron, daemons), or one that cannot encode a ±."""
+    """Let print work whatever the program was started with.
+
+    That is a closed stream (cron, daemons), or one that cannot encode a ±.
+    """
     for name in ("stdout", "stderr"):
         if getattr(sys, name) is None:
             setattr(sys, name, devnull())
@@ -43,62 +44,163 @@ def one_line(text):
     return " ".join(str(text).split())
 
 
+def show(value):
+    """A flag's value as a message has it."""
+    return f"{value:.6g}" if isinstance(value, float) else value
+
+
 def choose(kind, name, names, where=""):
-    """Return `name` if it is one of `names`, else raise a UserError with the nearest valid one and all, or `where` to see them."""
+    """Return `name` if it is one of `names`; else a UserError with the nearest of them.
+
+    where: how to see all names, if the message should not list them.
+    """
     if name in names:
         return name
     near = difflib.get_close_matches(str(name).lower(), names, n=1, cutoff=0.4)
     hint = f"did you mean {near[0]!r}?" if near else "choose a valid one"
-    raise UserError(f"unknown {kind} {name!r}: {hint} ({where or 'valid: ' + ', '.join(names)})")
+    valid = where or "valid: " + ", ".join(names)
+    raise UserError(f"unknown {kind} {name!r}: {hint} ({valid})")
 
 
-class Interrupted(KeyboardInterrupt):
-    """A signal asked the program to stop; `signal` is its number."""
+@contextlib.contextmanager
+def advice(what):
+    """Add to a UserError what to do about it."""
+    try:
+        yield
+    except UserError as error:
+        raise UserError(f"{error}: {what}") from None
 
-    def __init__(self, number):
-        super().__init__()
-        self.signal = number
+
+class OneLineParser(argparse.ArgumentParser):
+    """An argparse parser whose errors are one line and name the nearest valid flag."""
+
+    def error(self, message):
+        """Raise UserError instead of printing the usage."""
+        known = [name for action in self._actions for name in action.option_strings]
+        if message.startswith("unrecognized arguments: "):
+            flag = message.split(": ", 1)[1].split(" ")[0].split("=")[0]
+            if not flag.startswith("-"):
+                raise UserError(
+                    f"{flag!r} belongs to no flag: a list goes after a space (--seed 0 1)"
+                )
+            choose("flag", flag, known, "--help lists them")
+        raise UserError(message)
+
+    def run(self, argv, work, parse=None):
+        """Call work with the parsed command line; returns the exit code.
+
+        What the user can mend is one line on stderr and 2.
+        """
+        open_streams()
+        args = None
+        try:
+            args = (parse or self.parse_args)(argv)
+            work(args)
+        except UserError as error:
+            print(f"{self.prog}: error: {one_line(error)}", file=sys.stderr)
+            return 2
+        except BrokenPipeError:
+            sys.stdout = devnull()  # or Python tries again as it ends
+            lost = "standard output was closed before the end: what was not written yet is missing"
+            print(f"{self.prog}: error: {lost}", file=sys.stderr)
+            return 2
+        except OSError as error:
+            place, why = (
+                error.filename or getattr(args, "output", "a file"),
+                error.strerror or error,
+            )
+            print(f"{self.prog}: error: {place} cannot be written ({why})", file=sys.stderr)
+            return 2
+        return 0
 
 
-class Stop:
-    """What SIGTERM and Ctrl-C do: end the program at once, or where `deferred` note that they came.
+# Values of flags -------------------------------------------------------------------------------
 
-    A second one that comes a second later or more ends it all the same; sooner it is the same wish, which reached a process twice.
+
+def number(text):
+    """A flag's number: 0.3, 1e-4, or a fraction such as 8/255 (pixel values are on [0, 1])."""
+    try:
+        return float(Fraction(text.replace(" ", ""))) if "/" in text else float(text)
+    except (ValueError, ArithmeticError):
+        why = f"{text!r} is not a number (0.3, 1e-4 and 8/255 are)"
+        raise argparse.ArgumentTypeError(why) from None
+
+
+def whole(text):
+    """A flag's whole number."""
+    try:
+        value = int(text)
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number") from None
+    if abs(value) >= 2**31:
+        raise argparse.ArgumentTypeError(f"{text} is too large (at most 2147483647)")
+    return value
+
+
+def nonempty(text):
+    """A flag's text."""
+    if not text:
+        raise argparse.ArgumentTypeError("a value is needed after the =")
+    return text
+
+
+def words(text):
+    """A name in a list of names."""
+    return text
+
+
+# Registries ------------------------------------------------------------------------------------
+
+
+class Registry(dict):
+    """A dict name -> entry to which one line adds a thing: REGISTRY["name"] = entry.
+
+    A name given twice and an entry that is not `sound` are told by `check`, when a program runs:
+    nothing fails at import.
     """
 
-    def __init__(self):
-        self.signal, self.deferred, self.heard = None, False, 0.0
+    def __init__(self, kind, sound=callable, needs="a function"):
+        super().__init__()
+        self.kind, self.sound, self.needs, self.wrong = kind, sound, needs, {}
 
-    def listen(self):
-        """Take over the two signals; in the main thread only, as Python has it."""
-        import signal
-        import threading
+    def __setitem__(self, name, entry):
+        if name in self:
+            self.wrong[name] = "is there already: choose another name"
+        elif not self.sound(entry):
+            self.wrong[name] = f"is {entry!r}: {self.needs} is needed"
+        super().__setitem__(name, entry)
 
-        if threading.current_thread() is threading.main_thread():
-            self.signal, self.deferred = None, False
-            for number in (signal.SIGINT, signal.SIGTERM):
-                signal.signal(number, self._heard)
+    def __delitem__(self, name):
+        self.wrong.pop(name, None)
+        super().__delitem__(name)
 
-    @contextlib.contextmanager
-    def deferring(self):
-        """Within this block the first signal is only noted, in `signal`."""
-        self.deferred = True
-        try:
-            yield
-        finally:
-            self.deferred = False
+    def check(self):
+        """UserError for the first entry that cannot be."""
+        for name, why in self.wrong.items():
+            raise UserError(f"the {self.kind} {name!r} {why}")
 
-    def _heard(self, number, frame):
-        first, self.signal = self.signal is None, number
-        if first:
-            self.heard = time.monotonic()
-        if not self.deferred or time.monotonic() - self.heard >= 1:
-            raise Interrupted(number)
+    def choose(self, name):
+        """The entry called `name`; UserError, with the nearest name, if there is none."""
+        self.check()
+        return self[choose(self.kind, name, list(self))]
 
 
-stop = Stop()
+class Lazy:
+    """A module that is imported when it is first used.
 
-# Seeds ---------------------------------------------------------------------------------------
+    For the registries whose names `--help` lists and whose functions need torch.
+    """
+
+    def __init__(self, name):
+        self._name = name
+
+    def __getattr__(self, name):
+        value = getattr(importlib.import_module(self._name), name)
+        setattr(self, name, value)  # found without a call from now on
+        return value
+
+
+# Seeds -----------------------------------------------------------------------------------------
 
 
 def stream(seed, *name):
@@ -126,170 +228,30 @@ def permutation(n, seed, *name):
 
 
 def shuffled(count, seeds, device):
-    """A random order of range(count) for each seed (63 bits), (R, count) int64: drawn on `device`, and the same on every device.
+    """A random order of range(count) for each seed (63 bits), (R, count) int64.
 
-    Sorts the numbers that SplitMix64 (Steele, Lea & Flood 2014) counts off from each seed.
+    Drawn on `device`, and the same on every device: sorts the numbers that SplitMix64 (Steele,
+    Lea & Flood 2014) counts off from each seed.
     """
     import torch
 
-    def mix(x, shift, factor):  # int64 wraps around, and its shift to the right copies the sign, which the mask removes
+    def mix(x, shift, factor):
+        # int64 wraps around, and its shift to the right copies the sign, which the mask removes
         return (x ^ ((x >> shift) & ((1 << (64 - shift)) - 1))) * factor
 
-    weyl, first, second = 0x9E3779B97F4A7C15 - 2**64, 0xBF58476D1CE4E5B9 - 2**64, 0x94D049BB133111EB - 2**64
-    x = torch.tensor(seeds, device=device)[:, None] + torch.arange(1, count + 1, device=device) * weyl
+    weyl = 0x9E3779B97F4A7C15 - 2**64
+    first, second = 0xBF58476D1CE4E5B9 - 2**64, 0x94D049BB133111EB - 2**64
+    x = torch.arange(1, count + 1, device=device) * weyl
+    x = torch.tensor(seeds, device=device)[:, None] + x
     return mix(mix(mix(x, 30, first), 27, second), 31, 1).argsort(dim=1, stable=True)
 
 
 def eval_examples(total, count):
-    """Positions of the `count` of `total` test images that iterative attacks are tried on: the same for every run."""
+    """Positions of the `count` of `total` test images that are tried: the same for every run."""
     return permutation(total, 0, "eval examples")[:count].sort().values
 
 
-# Devices -------------------------------------------------------------------------------------
-
-
-def pick_device(wanted, gpu, say=print):
-    """The torch.device for `--device` and `--gpu`; `--gpu` without a GPU falls back to the CPU and says so.
-
-    Raises UserError where the device that was asked for does not exist. CUDA_VISIBLE_DEVICES is
-    never set here: a scheduler may have set it already.
-    """
-    import torch
-
-    if wanted == "cpu":
-        return torch.device("cpu")
-    if not torch.cuda.is_available():
-        if wanted == "cuda":
-            raise UserError("--device=cuda: torch sees no CUDA device here; use --device=auto or --device=cpu")
-        if gpu is not None:
-            say(f"note: --gpu={gpu}: torch sees no CUDA device here, so this runs on the CPU")
-        return torch.device("cpu")
-    index = gpu or 0
-    if index >= torch.cuda.device_count():
-        raise UserError(f"--gpu={index}: this machine has GPUs 0 to {torch.cuda.device_count() - 1}")
-    torch.cuda.set_device(index)  # DeepRobust moves its tensors to the current device
-    return torch.device("cuda", index)
-
-
-# Files that appear whole, by rename ------------------------------------------------------------
-
-
-def write_atomic(path, write):
-    """Call `write(temporary_path)`, then rename the result to `path`; a kill leaves the old file or the new one. An OSError names `path`."""
-    path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    # the suffix stays: numpy and matplotlib go by it
-    handle, temporary = tempfile.mkstemp(prefix=".tmp-", suffix=path.suffix, dir=path.parent)
-    os.close(handle)
-    try:
-        write(temporary)
-        umask = os.umask(0)
-        os.umask(umask)
-        os.chmod(temporary, 0o666 & ~umask)  # mkstemp's 0600 would shut out the rest of a lab
-        os.replace(temporary, path)
-    except OSError as error:
-        raise OSError(error.errno, error.strerror or str(error), str(path)) from error
-    finally:
-        Path(temporary).unlink(missing_ok=True)
-
-
-def write_text(path, text):
-    """Write `text` to `path`, atomically."""
-    write_atomic(path, lambda temporary: Path(temporary).write_text(text, encoding="utf-8"))
-
-
-def write_json(path, value):
-    """Write `value` as indented JSON, atomically."""
-    write_text(path, json.dumps(value, indent=2) + "\n")
-
-
-def write_csv(path, rows):
-    """Write a list of dicts as CSV, atomically; a row that lacks another's key has an empty cell."""
-
-    def write(temporary):
-        with open(temporary, "w", newline="", encoding="utf-8") as file:
-            # runs of different attacks have different columns
-            writer = csv.DictWriter(file, list(dict.fromkeys(name for row in rows for name in row)))
-            writer.writeheader()
-            writer.writerows(rows)
-
-    write_atomic(path, write)
-
-
-def read_csv(path):
-    """Rows of a CSV as dicts; what looks like a number is one. A missing file has no rows; UserError if it is damaged."""
-    if not Path(path).exists():
-        return []
-
-    def value(text):
-        for kind in (int, float):
-            try:
-                return kind(text)
-            except ValueError:
-                pass
-        return text
-
-    try:
-        with open(path, newline="", encoding="utf-8") as file:
-            rows = list(csv.DictReader(file))
-    except (UnicodeDecodeError, csv.Error) as error:
-        raise UserError(f"{path} is damaged ({error})") from error
-    if any(None in row or None in row.values() for row in rows):
-        raise UserError(f"{path} is damaged: its rows are not of one length")
-    return [{key: value(text) for key, text in row.items()} for row in rows]
-
-
-def save_tensors(path, tensors):
-    """Write a dict of tensors as safetensors, atomically."""
-    from safetensors import SafetensorError
-    from safetensors.torch import save_file
-
-    ready = {name: tensor.detach().cpu().contiguous().clone() for name, tensor in tensors.items()}
-
-    def write(temporary):
-        try:
-            save_file(ready, temporary)
-        except SafetensorError as error:  # what the system said
-            raise OSError(None, str(error)) from error
-
-    write_atomic(path, write)
-
-
-def save_state(path, state):
-    """Write tensors and plain values as torch does, atomically."""
-    import torch
-
-    buffer = io.BytesIO()  # torch tells of a full disk by a RuntimeError of its own
-    torch.save(state, buffer)
-    write_atomic(path, lambda temporary: Path(temporary).write_bytes(buffer.getbuffer()))
-
-
-def load_tensors(path):
-    """Read a dict of CPU tensors from safetensors; UserError if the file is damaged or missing."""
-    from safetensors.torch import load_file
-
-    try:
-        return load_file(path)
-    except Exception as error:  # safetensors raises its own type, and OSError
-        raise UserError(f"{path} cannot be read ({error})") from error
-
-
-def misfit(state, wanted):
-    """What keeps saved weights from being those of a network whose state_dict is `wanted`, in words; "" if nothing does."""
-    for name in [*wanted, *state]:
-        if name not in state or name not in wanted:
-            return f"{name} is {'missing' if name in wanted else 'not of this network'}"
-        found, right = (f"{'x'.join(map(str, each[name].shape)) or 'one'} {each[name].dtype}".replace("torch.", "") for each in (state, wanted))
-        if found != right:
-            return f"{name} is {found} where this network has {right}"
-        if not state[name].isfinite().all():
-            return f"{name} holds values that are not finite"
-    return ""
-
-
-def of_the_system(error):
-    """Whether a failed read says nothing about the file: too many open files, a disk that is away. zipfile seeks wildly in a damaged one: EINVAL."""
-    return isinstance(error, MemoryError) or (isinstance(error, OSError) and error.errno not in (None, errno.EINVAL))
+# Hashes ----------------------------------------------------------------------------------------
 
 
 def hash8(value):
@@ -307,63 +269,11 @@ def fingerprint(*arrays):
     return digest.hexdigest()[:16]
 
 
-# What a run ran on -----------------------------------------------------------------------------
-
-
-def provenance(device):
-    """Code revision, library versions and device, for config.json."""
-    import importlib.metadata as metadata
-
-    import torch
-
-    git = functools.partial(_told, "git", "-C", str(Path(__file__).parent))
-    driver = ("nvidia-smi", "--query-gpu=driver_version", "--format=csv,noheader", f"--id={device.index or 0}")
-    names = ["torchvision", "deeprobust", "numpy"]
-    return {
-        "revision": git("rev-parse", "HEAD") or None,
-        "modified": bool(git("status", "--porcelain", "--untracked-files=no")),
-        "versions": {"python": platform.python_version(), "torch": torch.__version__, **{name: metadata.version(name) for name in names}},
-        "device": torch.cuda.get_device_name(device) if device.type == "cuda" else "cpu",
-        "driver": {"cuda": torch.version.cuda, "driver": _told(*driver)} if device.type == "cuda" else None,
-        "threads": torch.get_num_threads(),
-        "host": platform.node(),
-    }
-
-
-@functools.cache  # a cohort's runs ask the same; the code that runs is that of the first answer
-def _told(*command):
-    """What a command prints; empty if it cannot be run."""
-    try:
-        return subprocess.run(command, capture_output=True, text=True, timeout=10).stdout.strip()
-    except (OSError, subprocess.TimeoutExpired):
-        return ""
-
-
 def prepare_deeprobust():
-    """Make `import deeprobust.image` work: it reads a private name that scipy dropped (upstream issue 148)."""
-    import importlib
-    import sys
-    import types
-
+    """Make `import deeprobust.image` work: it reads a private name that scipy dropped (issue 148)."""
     try:
         module = importlib.import_module("scipy.optimize.optimize")
     except ImportError:
-        module = sys.modules["scipy.optimize.optimize"] = types.ModuleType("scipy.optimize.optimize")
+        module = types.ModuleType("scipy.optimize.optimize")
+        sys.modules["scipy.optimize.optimize"] = module
     module._status_message = {"success": "", "maxfev": "", "maxiter": ""}
-
-
-def cores():
-    """How many CPU cores this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-
-
-def is_small(arch):
-    """Whether more than one CPU thread only makes this network wait: the fully connected ones."""
-    return arch.startswith("fc")
-
-
-def set_threads(wanted, small=False):
-    """Set torch's CPU threads: `wanted`, or for 0 one for small nets (more only wait for each other) and every core else."""
-    import torch
-
-    torch.set_num_threads(wanted or (1 if small else cores()))

@@ -6,7 +6,9 @@ from torch import nn
 
 
 def conv(widths, in_shape, num_classes):
-    """Pairs of 3x3 convolutions with these widths, each pair ending in a 2x2 pooling, then 256-256-classes."""
+    """Pairs of 3x3 convolutions with these widths, each pair ending in a 2x2 pooling, then
+    256-256-classes.
+    """
     channels, height, width = in_shape
     layers = OrderedDict()
     for pair, out in enumerate(widths):

@@ -7,7 +7,9 @@ from torch import nn
 
 
 def fc1(in_shape, num_classes, bias=True):
-    """Lenet-300-100 (LeCun 1998), the network of Frankle & Carbin 2019: 266,610 parameters on MNIST."""
+    """Lenet-300-100 (LeCun 1998), the network of Frankle & Carbin 2019: 266,610 parameters on
+    MNIST.
+    """
     return nn.Sequential(
         OrderedDict(
             flatten=nn.Flatten(),

@@ -26,7 +26,9 @@ class Normalise(nn.Module):
 
 
 def initialise(net, init):
-    """Draw the weights of every convolution and linear layer anew and zero their biases; "torch" keeps torch's own."""
+    """Draw the weights of every convolution and linear layer anew and zero their biases; "torch"
+    keeps torch's own.
+    """
     if init == "torch":
         return
     for module in net.modules():

@@ -1,11 +1,13 @@
-"""torchvision's networks with a stem for small images: 3x3, stride 1, no pooling before the first stage."""
+"""torchvision's networks with a stem for small images: 3x3, stride 1, no pooling before the first
+stage.
+"""
 
 from torch import nn
 from torchvision import models
 
 
 def alexnet(in_shape, num_classes):
-    """AlexNet: the first convolution is 3x3 and the classifier reads 2x2 positions; it has dropout."""
+    """AlexNet: the first convolution is 3x3 and the classifier reads 2x2 positions; has dropout."""
     net = models.alexnet(num_classes=num_classes)
     net.features[0] = nn.Conv2d(in_shape[0], 64, 3, padding=1)
     net.avgpool = nn.AdaptiveAvgPool2d(2)
@@ -14,12 +16,16 @@ def alexnet(in_shape, num_classes):
 
 
 def vgg16(in_shape, num_classes):
-    """VGG-16 with batch-norm and a single linear layer, the small-image variant: 14.7M parameters, no dropout."""
+    """VGG-16 with batch-norm and a single linear layer, the small-image variant: 14.7M parameters,
+    no dropout.
+    """
     features = models.vgg16_bn().features
     features[0] = nn.Conv2d(in_shape[0], 64, 3, padding=1)
     if min(in_shape[1:]) < 32:
         features = features[:-1]  # four poolings leave one pixel of 28; a fifth would leave none
-    return nn.Sequential(features, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(512, num_classes))
+    return nn.Sequential(
+        features, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(512, num_classes)
+    )
 
 
 def resnet18(in_shape, num_classes):

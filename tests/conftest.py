@@ -1,4 +1,4 @@
-"""What several tests share: digits, a trained surrogate, and the command line as a user calls it."""
+"""What several tests share: digits, a trained surrogate, the command line as a user calls it."""
 
 import os
 import subprocess
@@ -9,9 +9,9 @@ import pytest
 import torch
 
 import data
-from commandline import parse
+from helpers import ROOT
+from study.request import parse
 
-ROOT = Path(__file__).parent.parent
 torch.set_num_threads(1)
 
 
@@ -32,7 +32,11 @@ def make_config(cache, tmp_path):
     """RunConfig from flags, with a small surrogate and folders of the test's own."""
 
     def make(*flags):
-        folders = [f"--cache_dir={cache}", f"--runs_dir={tmp_path / 'runs'}", f"--data_dir={tmp_path / 'data'}"]
+        folders = [
+            f"--cache_dir={cache}",
+            f"--runs_dir={tmp_path / 'runs'}",
+            f"--data_dir={tmp_path / 'data'}",
+        ]
         return parse([*folders, *flags])[0]
 
     return make
@@ -43,9 +47,19 @@ def cli(cache, tmp_path):
     """Run main.py as a subprocess on digits; returns the finished process."""
 
     def run(*flags, script="main.py", **keywords):
-        folders = [f"--cache_dir={cache}", f"--runs_dir={tmp_path / 'runs'}", f"--data_dir={tmp_path / 'data'}"] if script == "main.py" else []
+        folders = (
+            [
+                f"--cache_dir={cache}",
+                f"--runs_dir={tmp_path / 'runs'}",
+                f"--data_dir={tmp_path / 'data'}",
+            ]
+            if script == "main.py"
+            else []
+        )
         command = [sys.executable, str(ROOT / script), *folders, *flags]
-        return subprocess.run(command, capture_output=True, text=True, timeout=300, cwd=tmp_path, **keywords)
+        return subprocess.run(
+            command, capture_output=True, text=True, timeout=300, cwd=tmp_path, **keywords
+        )
 
     return run
 

@@ -29,14 +29,19 @@ def test_forward_and_backward(name, shape):
 
 
 # Frankle & Carbin 2019, figure 2, and their ResNet-18, which is a ResNet-20
-@pytest.mark.parametrize("name, shape, weights", [("fc1", SHAPES[0], 266_200), ("conv2", SHAPES[1], 4_300_992), ("conv4", SHAPES[1], 2_424_762)])
+@pytest.mark.parametrize(
+    "name, shape, weights",
+    [("fc1", SHAPES[0], 266_200), ("conv2", SHAPES[1], 4_300_992), ("conv4", SHAPES[1], 2_424_762)],
+)
 def test_sizes_are_the_papers(name, shape, weights):
     net = build(name, shape)
     assert pruning.counts(pruning.ones(net))[1] == pytest.approx(weights, rel=2e-4)
 
 
 def test_resnet20_has_the_papers_size():
-    assert sum(p.numel() for p in build("resnet20", SHAPES[1]).parameters()) == pytest.approx(272_000, rel=0.01)
+    assert sum(p.numel() for p in build("resnet20", SHAPES[1]).parameters()) == pytest.approx(
+        272_000, rel=0.01
+    )
 
 
 def test_glorot_normal_weights_and_zero_biases():
@@ -44,7 +49,9 @@ def test_glorot_normal_weights_and_zero_biases():
     for module in net.modules():
         if isinstance(module, (nn.Conv2d, nn.Linear)):
             fan_in, fan_out = nn.init._calculate_fan_in_and_fan_out(module.weight)
-            assert module.weight.std().item() == pytest.approx((2 / (fan_in + fan_out)) ** 0.5, rel=0.15)
+            assert module.weight.std().item() == pytest.approx(
+                (2 / (fan_in + fan_out)) ** 0.5, rel=0.15
+            )
             assert not module.bias.any()
 
 
@@ -52,7 +59,10 @@ def test_weights_depend_on_the_seed_alone():
     torch.manual_seed(1)
     one = build("fc1", SHAPES[0], seed=5).state_dict()
     torch.manual_seed(2)
-    two, other = build("fc1", SHAPES[0], seed=5).state_dict(), build("fc1", SHAPES[0], seed=6).state_dict()
+    two, other = (
+        build("fc1", SHAPES[0], seed=5).state_dict(),
+        build("fc1", SHAPES[0], seed=6).state_dict(),
+    )
     assert all(torch.equal(one[name], two[name]) for name in one)
     assert not torch.equal(one["net.fc1.weight"], other["net.fc1.weight"])
 
@@ -73,12 +83,20 @@ def test_normalisation_is_the_first_layer_and_the_same_for_every_image():
 
 
 def test_a_network_says_which_image_size_it_cannot_take():
-    with pytest.raises(UserError, match=r"vgg16 \(--arch_type or --surrogate\) cannot take images of 1x6x6"):
+    with pytest.raises(
+        UserError, match=r"vgg16 \(--arch_type or --surrogate\) cannot take images of 1x6x6"
+    ):
         build("vgg16", (1, 6, 6))
 
 
 def test_a_network_that_returns_probabilities_or_too_few_values_is_refused(monkeypatch):
-    for layers, says in (([nn.Linear(784, 10), nn.Softmax(1)], "returns probabilities"), ([nn.Linear(784, 7)], r"returns \(7,\) values")):
-        monkeypatch.setattr("archs.fc.fc1", lambda in_shape, num_classes, layers=layers: nn.Sequential(nn.Flatten(), *layers))
+    for layers, says in (
+        ([nn.Linear(784, 10), nn.Softmax(1)], "returns probabilities"),
+        ([nn.Linear(784, 7)], r"returns \(7,\) values"),
+    ):
+        monkeypatch.setattr(
+            "archs.fc.fc1",
+            lambda in_shape, num_classes, layers=layers: nn.Sequential(nn.Flatten(), *layers),
+        )
         with pytest.raises(UserError, match=says):
             build("fc1", SHAPES[0])

@@ -5,19 +5,30 @@ import sys
 
 import pytest
 
-import commandline
 import config as config_module
-from conftest import ROOT
+from helpers import ROOT
+from study import request
 from utils import UserError
 
 
 def parse(*flags):
-    return commandline.parse(list(flags))[0]
+    return request.parse(list(flags))[0]
 
 
 def test_the_old_command_lines_keep_working():
-    config = parse("--prune_type=lt", "--arch_type=fc1", "--dataset=mnist_fgsm_attack", "--prune_percent=10", "--prune_iterations=35")
-    assert (config.dataset, config.attack, config.mix_ratio, config.epsilon) == ("mnist", "fgsm", 1.0, 0.3)
+    config = parse(
+        "--prune_type=lt",
+        "--arch_type=fc1",
+        "--dataset=mnist_fgsm_attack",
+        "--prune_percent=10",
+        "--prune_iterations=35",
+    )
+    assert (config.dataset, config.attack, config.mix_ratio, config.epsilon) == (
+        "mnist",
+        "fgsm",
+        1.0,
+        0.3,
+    )
     assert config == parse("--dataset=mnist", "--attack=fgsm", "--attack_rate=100")
     half = parse("--dataset=mnist", "--attack=pgd", "--attack_rate=50")
     assert half.mix_ratio == 0.5 and half.attack_steps == 40
@@ -32,24 +43,51 @@ def test_fractions_and_defaults_by_kind_of_image():
 
 def test_presets_are_overridden_by_flags():
     original = parse("--preset=original", "--dataset=mnist_pgd_attack")
-    assert (original.optimizer, original.momentum, original.weight_decay, original.epsilon) == ("sgd", 0.5, 1e-4, 0.1)
+    assert (original.optimizer, original.momentum, original.weight_decay, original.epsilon) == (
+        "sgd",
+        0.5,
+        1e-4,
+        0.1,
+    )
     assert parse("--preset=original", "--dataset=mnist_fgsm_attack").epsilon == 0.2
     frankle = parse("--preset=frankle", "--dataset=mnist", "--prune_percent=30")
-    assert (frankle.prune_percent, frankle.output_prune_percent, frankle.valid_steps) == (30, 10, 100)
+    assert (frankle.prune_percent, frankle.output_prune_percent, frankle.valid_steps) == (
+        30,
+        10,
+        100,
+    )
     cosentino = parse("--preset=cosentino", "--dataset=mnist_pgd_attack", "--attack_rate=25")
-    assert (cosentino.attack, cosentino.attack_steps, cosentino.mix_ratio, cosentino.attack_mode) == ("pgd", 10, 0.25, "online")
+    assert (
+        cosentino.attack,
+        cosentino.attack_steps,
+        cosentino.mix_ratio,
+        cosentino.attack_mode,
+    ) == ("pgd", 10, 0.25, "online")
 
 
 def test_no_two_runs_share_a_name():
     """Defect: folders named without seed, rate or percent, so that runs overwrote each other."""
-    flags = [[], ["--seed=1"], ["--prune_percent=20"], ["--attack=fgsm"], ["--attack=fgsm", "--mix_ratio=0.5"], ["--lr=0.1"], ["--augment"]]
+    flags = [
+        [],
+        ["--seed=1"],
+        ["--prune_percent=20"],
+        ["--attack=fgsm"],
+        ["--attack=fgsm", "--mix_ratio=0.5"],
+        ["--lr=0.1"],
+        ["--augment"],
+    ]
     names = [parse(*some).run_name for some in flags]
     assert len(set(names)) == len(names)
-    assert parse("--dataset=mnist", "--attack=fgsm", "--mix_ratio=0.25", "--seed=3").run_name.startswith("mnist-fc1-fgsm0.25-lt-s3-")
+    assert parse(
+        "--dataset=mnist", "--attack=fgsm", "--mix_ratio=0.25", "--seed=3"
+    ).run_name.startswith("mnist-fc1-fgsm0.25-lt-s3-")
 
 
 def test_where_a_run_is_computed_does_not_change_its_name():
-    assert parse().run_name == parse("--device=cpu", "--threads=2", "--cache_dir=elsewhere", "--print_freq=5").run_name
+    assert (
+        parse().run_name
+        == parse("--device=cpu", "--threads=2", "--cache_dir=elsewhere", "--print_freq=5").run_name
+    )
 
 
 MISTAKES = {
@@ -57,7 +95,7 @@ MISTAKES = {
     "did you mean 'fc1'?": ["--arch_type=fc11"],
     "did you mean 'fgsm'?": ["--attack=fgms"],
     "--norm=l2: fgsm has linf": ["--attack=fgsm", "--norm=l2"],
-    "cw in l2 has no epsilon": ["--attack=cw", "--epsilon=0.3"],
+    "--epsilon has no effect on these runs: it is of fgsm": ["--attack=cw", "--epsilon=0.3"],
     "--confidence=-1: 0 or more": ["--attack=cw", "--confidence=-1"],
     "online needs an attack": ["--attack_mode=online"],
     "each attack once": ["--eval_attacks", "fgsm", "fgsm"],
@@ -93,8 +131,11 @@ def test_a_mistake_is_answered_in_one_line(says):
 
 
 def test_help_lists_every_flag_and_needs_no_torch():
-    code = "import main, sys, commandline; print(commandline.make_parser().format_help()); assert 'torch' not in sys.modules"
-    process = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT, timeout=60)
+    code = "import main, sys; from study import request; print(request.make_parser().format_help()); assert 'torch' not in sys.modules"
+    process = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT, timeout=60
+    )
     assert process.returncode == 0, process.stderr
-    fields = config_module.RunConfig.__dataclass_fields__
-    assert all((f"--{name}" in process.stdout) != item.metadata["why"].startswith("not a flag") for name, item in fields.items())
+    assert all(
+        (f"--{flag.name}" in process.stdout) != flag.hidden for flag in config_module.all_flags()
+    )

@@ -19,7 +19,12 @@ def arrays(**changes):
 
 
 def test_digits_are_mnist_shaped_and_whole(digits):
-    assert digits.train_images.shape == (1437, 1, 28, 28) and digits.test_images.shape == (360, 1, 28, 28)
+    assert digits.train_images.shape == (1437, 1, 28, 28) and digits.test_images.shape == (
+        360,
+        1,
+        28,
+        28,
+    )
     assert digits.train_images.dtype == np.uint8 and digits.train_images.max() == 255
     assert set(digits.train_labels) == set(digits.test_labels) == set(range(10))
     train = {image.tobytes() for image in digits.train_images}
@@ -34,7 +39,9 @@ def test_colour_images_are_transposed_not_reshaped(tmp_path):
     assert loaded.in_shape == (3, 8, 9) and loaded.num_classes == 3
     assert data.describe("tiny", tmp_path) == ((3, 8, 9), 3)
     for channel in range(3):
-        assert np.array_equal(loaded.train_images[5, channel], good["train_images"][5, :, :, channel])
+        assert np.array_equal(
+            loaded.train_images[5, channel], good["train_images"][5, :, :, channel]
+        )
 
 
 def test_split_is_disjoint_complete_and_a_matter_of_the_seed():
@@ -47,7 +54,9 @@ def test_split_is_disjoint_complete_and_a_matter_of_the_seed():
 def test_channel_statistics_equal_numpys(tmp_path):
     images = arrays()["train_images"].transpose(0, 3, 1, 2)
     mean, std = data.channel_stats(images)
-    assert np.allclose(mean, (images / 255).mean((0, 2, 3))) and np.allclose(std, (images / 255).std((0, 2, 3)))
+    assert np.allclose(mean, (images / 255).mean((0, 2, 3))) and np.allclose(
+        std, (images / 255).std((0, 2, 3))
+    )
 
 
 def test_mnist_statistics_are_the_known_ones(mnist):

@@ -1,4 +1,7 @@
-"""Files that are whole but wrong: another run's, another shape's, of values that no run writes. One line and exit code 2, or the right numbers."""
+"""Files that are whole but wrong: another run's, another shape's, of values that no run writes.
+
+One line and exit code 2, or the right numbers.
+"""
 
 import json
 import shutil
@@ -9,15 +12,14 @@ import numpy as np
 import pytest
 import torch
 
-import evaluate
 import main
 import plots
 import report
+import results
 import tickets
-from conftest import ROOT
-from runfolder import load_whole
-from test_main import numbers, same
-from utils import load_tensors, read_csv, save_state, save_tensors, write_csv
+from helpers import ROOT, numbers, same
+from results import robustness
+from store.files import load_state, load_tensors, read_csv, save_state, save_tensors, write_csv
 
 FLAGS = ["--prune_iterations=2", "--end_iter=2", "--prune_percent=50", "--workers=1"]
 
@@ -59,7 +61,9 @@ def flags_with(**changes):
 
 def weights_by(name, change):
     def forge(run):
-        save_tensors(run / name, {key: change(value) for key, value in load_tensors(run / name).items()})
+        save_tensors(
+            run / name, {key: change(value) for key, value in load_tensors(run / name).items()}
+        )
 
     return forge
 
@@ -73,7 +77,13 @@ def rows_with(name, **changes):
 
 def rows_without(name, column):
     def forge(run):
-        write_csv(run / name, [{key: value for key, value in row.items() if key != column} for row in read_csv(run / name)])
+        write_csv(
+            run / name,
+            [
+                {key: value for key, value in row.items() if key != column}
+                for row in read_csv(run / name)
+            ],
+        )
 
     return forge
 
@@ -87,7 +97,7 @@ def run_ticket(run, out):
 
 
 def run_evaluate(run, out):
-    return evaluate.main(["evaluate", str(run), "--attacks", "fgsm", "--examples=5"])
+    return robustness.main(["evaluate", str(run), "--attacks", "fgsm", "--examples=5"])
 
 
 def run_plots(run, out):
@@ -133,7 +143,7 @@ FORGED = {
     "no density": (rows_without("rounds.csv", "density"), [run_plots, run_evaluate]),
     "another density": (rows_with("rounds.csv", density=0.25), [run_plots, run_evaluate, run_report]),
     "accuracies not finite": (rows_with("rounds.csv", test_accuracy="nan"), [run_plots, run_report]),
-    "a column from elsewhere": (rows_with("rounds.csv", transfer_x="3"), [run_plots]),
+    "text for a column of its own": (rows_with("rounds.csv", gradient_norm="x"), [run_plots]),
     "text for an accuracy": (rows_with("rounds.csv", whitebox_fgsm_accuracy="abc"), [run_plots]),
     "a path for a round": (rows_with("rounds.csv", round="../0"), [run_plots, run_evaluate]),
     "no training loss": (rows_without("epochs.csv", "train_loss"), [run_plots]),
@@ -148,20 +158,30 @@ def test_forged_files_are_refused_in_one_line(case, runs, tmp_path, capsys):
         capsys.readouterr()
         out = tmp_path / f"out{number}"
         code, told = reader(runs[0], out), capsys.readouterr().err
-        assert code == 2 and told.count("\n") == 1 and ": error: " in told, (reader.__name__, code, told)
-        assert not out.exists() or not any(path.is_file() for path in out.rglob("*") if path.name != ".lock"), reader.__name__
+        assert code == 2 and told.count("\n") == 1 and ": error: " in told, (
+            reader.__name__,
+            code,
+            told,
+        )
+        assert not out.exists() or not any(
+            path.is_file() for path in out.rglob("*") if path.name != ".lock"
+        ), reader.__name__
 
 
 @pytest.mark.parametrize("name", ["checkpoint.pt", "partial.pt"])
 def test_the_state_of_another_run_of_the_same_seed_is_not_taken(name, runs, capsys, trained):
-    """theta_0 is the same, so it does not tell; the partial state is only a loss of time, the checkpoint is refused."""
+    """theta_0 is the same, so it does not tell; the partial state is only a loss of time, the
+    checkpoint is refused.
+    """
     lt, reinit = runs
-    state = load_whole(reinit / "checkpoint.pt")
+    state = load_state(reinit / "checkpoint.pt")
     (lt / "DONE").unlink()
     (lt / "checkpoint.pt").unlink()
     if name == "checkpoint.pt":
         save_state(lt / name, state)
-        assert main.main([f"--resume={lt}"]) == 2 and "it is another run's" in capsys.readouterr().err
+        assert (
+            main.main([f"--resume={lt}"]) == 2 and "it is another run's" in capsys.readouterr().err
+        )
     else:
         save_state(lt / name, {"run": state["run"], "round": 0})
         assert main.main([f"--resume={lt}"]) == 0
@@ -173,7 +193,9 @@ def test_a_run_marked_as_done_too_early_is_not_believed(runs, capsys):
     (runs[0] / "rounds.csv").write_text("".join(lines[:2]))
     assert main.main([f"--resume={runs[0]}"]) == 2
     assert "marked as done with 1 of 2 rounds: remove its file DONE" in capsys.readouterr().err
-    assert plots.load_run(runs[0]) and "is unfinished: its 1 rounds" in capsys.readouterr().out
+    assert (
+        len(results.load(runs[0])) == 1 and "is unfinished: its 1 rounds" in capsys.readouterr().out
+    )
 
 
 def test_another_data_set_of_the_same_name_is_not_evaluated(tmp_path, capsys):
@@ -182,14 +204,41 @@ def test_another_data_set_of_the_same_name_is_not_evaluated(tmp_path, capsys):
 
     def make():
         images, labels = draw.integers(0, 256, (40, 8, 8), np.uint8), np.arange(40) % 4
-        np.savez(tmp_path / "data" / "mine.npz", train_images=images, train_labels=labels, test_images=images, test_labels=labels)
+        np.savez(
+            tmp_path / "data" / "mine.npz",
+            train_images=images,
+            train_labels=labels,
+            test_images=images,
+            test_labels=labels,
+        )
 
     make()
-    assert main.main(["--dataset=mine", f"--data_dir={tmp_path / 'data'}", f"--runs_dir={tmp_path / 'runs'}", *FLAGS, "--seed", "0", "1"]) == 0
+    assert (
+        main.main(
+            [
+                "--dataset=mine",
+                f"--data_dir={tmp_path / 'data'}",
+                f"--runs_dir={tmp_path / 'runs'}",
+                *FLAGS,
+                "--seed",
+                "0",
+                "1",
+            ]
+        )
+        == 0
+    )
     found = [str(run) for run in sorted((tmp_path / "runs").iterdir())]
     make()
-    assert run_evaluate(found[0], None) == 2 and "is another file than the run was trained on" in capsys.readouterr().err
-    assert tickets.main([*found, "--function", f"--data_dir={tmp_path / 'data'}", "-o", str(tmp_path / "out")]) == 2
+    assert (
+        run_evaluate(found[0], None) == 2
+        and "is another file than the run was trained on" in capsys.readouterr().err
+    )
+    assert (
+        tickets.main(
+            [*found, "--function", f"--data_dir={tmp_path / 'data'}", "-o", str(tmp_path / "out")]
+        )
+        == 2
+    )
     assert "is another file than the run was trained on" in capsys.readouterr().err
 
 
@@ -204,15 +253,27 @@ CACHED = {
 
 
 def test_what_is_wrong_in_the_cache_is_made_again(tmp_path, capsys):
-    flags = ["--attack=fgsm", "--surrogate=fc1", "--surrogate_epochs=1", "--prune_iterations=1", "--end_iter=1", f"--cache_dir={tmp_path / 'cache'}"]
+    flags = [
+        "--attack=fgsm",
+        "--surrogate=fc1",
+        "--surrogate_epochs=1",
+        "--prune_iterations=1",
+        "--end_iter=1",
+        f"--cache_dir={tmp_path / 'cache'}",
+    ]
     assert main.main([*flags, f"--runs_dir={tmp_path / 'first'}"]) == 0
     expected = numbers(next((tmp_path / "first").iterdir()))
     (shard,) = (tmp_path / "cache").rglob("test-*.npz")
     with np.load(shard) as file:
         arrays = dict(file)
     (surrogate,) = (tmp_path / "cache").rglob("weights.safetensors")
-    forgeries = {name: (lambda change=change: np.savez(shard, **change(arrays))) for name, change in CACHED.items()}
-    forgeries["a surrogate that is not finite"] = lambda: save_tensors(surrogate, {name: nan(value) for name, value in load_tensors(surrogate).items()})
+    forgeries = {
+        name: (lambda change=change: np.savez(shard, **change(arrays)))
+        for name, change in CACHED.items()
+    }
+    forgeries["a surrogate that is not finite"] = lambda: save_tensors(
+        surrogate, {name: nan(value) for name, value in load_tensors(surrogate).items()}
+    )
     for name, forge in forgeries.items():
         forge()
         capsys.readouterr()
@@ -227,7 +288,10 @@ def test_a_folder_with_an_at_sign_can_be_a_ticket(runs, tmp_path, capsys):
     flags = [f"--runs_dir={tmp_path / 'out'}", "--end_iter=1", "--workers=1"]
     assert main.main([*flags, f"--ticket={place / runs[0].name}@1"]) == 0
     assert main.main([*flags, f"--ticket={place / runs[0].name}"]) == 0
-    assert sorted(len(read_csv(run / "rounds.csv")) for run in (tmp_path / "out").iterdir()) == [1, 2]
+    assert sorted(len(read_csv(run / "rounds.csv")) for run in (tmp_path / "out").iterdir()) == [
+        1,
+        2,
+    ]
 
 
 def test_resume_is_kept_in_printed_commands(runs, capsys):
@@ -237,17 +301,29 @@ def test_resume_is_kept_in_printed_commands(runs, capsys):
 
 def test_two_evaluations_are_two_files(runs):
     for names, examples in ((["fgsm"], 5), (["fgsm"], 6), (["fgsm", "noise"], 5)):
-        assert evaluate.main(["evaluate", str(runs[0]), "--attacks", *names, f"--examples={examples}"]) == 0
+        assert (
+            robustness.main(
+                ["evaluate", str(runs[0]), "--attacks", *names, f"--examples={examples}"]
+            )
+            == 0
+        )
     assert len(list(runs[0].glob("attacked_evaluation-*.csv"))) == 3
 
 
 @pytest.mark.parametrize("streams", [">&- 2>&-", ">&-", "2>&-"])
 def test_closed_streams_do_not_matter(streams, tmp_path):
     command = f"{sys.executable} {ROOT / 'main.py'} --runs_dir={tmp_path} --prune_iterations=1 --end_iter=1 {streams}"
-    assert subprocess.run(["bash", "-c", command], timeout=120).returncode == 0 and list(tmp_path.glob("*/DONE"))
+    assert subprocess.run(["bash", "-c", command], timeout=120).returncode == 0 and list(
+        tmp_path.glob("*/DONE")
+    )
 
 
 def test_a_stream_without_plus_minus_gets_a_question_mark(runs, tmp_path):
     command = [sys.executable, str(ROOT / "plots.py"), *map(str, runs), "-o", str(tmp_path / "out")]
-    done = subprocess.run(command, env={"PYTHONIOENCODING": "ascii", "PATH": "/usr/bin"}, capture_output=True, timeout=120)
+    done = subprocess.run(
+        command,
+        env={"PYTHONIOENCODING": "ascii", "PATH": "/usr/bin"},
+        capture_output=True,
+        timeout=120,
+    )
     assert done.returncode == 0 and list((tmp_path / "out").glob("*.png"))

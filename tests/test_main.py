@@ -13,35 +13,30 @@ import torch
 
 import archs
 import data
+import experiment
 import main
 import pruning
-from commandline import parse
-from conftest import ROOT
-from utils import load_tensors, read_csv, stream
-
-SHORT = ["--prune_iterations=3", "--end_iter=2", "--prune_percent=50"]
+from engine.cohort import Cohort
+from helpers import ROOT, SHORT, numbers, only, same
+from helpers import train as train_run
+from store.files import load_tensors, read_csv
+from store.runfolder import RunFolder
+from study.request import parse
+from utils import stream
 
 
 def run_folder(tmp_path):
-    (folder,) = (tmp_path / "runs").iterdir()
-    return folder
-
-
-def numbers(folder):
-    """Everything a run computed: its tables without seconds, its masks, its weights."""
-    rounds = [{k: v for k, v in row.items() if k != "seconds"} for row in read_csv(folder / "rounds.csv")]
-    tensors = {str(path.relative_to(folder)): load_tensors(path) for path in sorted(folder.rglob("*.safetensors"))}
-    return rounds, read_csv(folder / "epochs.csv"), tensors
-
-
-def same(a, b):
-    assert a[0] == b[0] and a[1] == b[1] and a[2].keys() == b[2].keys()
-    for path, tensors in a[2].items():
-        assert all(torch.equal(tensor, b[2][path][name]) for name, tensor in tensors.items()), path
+    return only(tmp_path / "runs")
 
 
 def test_an_attacked_run_leaves_what_the_readme_says(cli, tmp_path):
-    flags = ["--dataset=digits_fgsm_attack", "--mix_ratio=0.5", "--surrogate=fc1", "--surrogate_epochs=10", *SHORT]
+    flags = [
+        "--dataset=digits_fgsm_attack",
+        "--mix_ratio=0.5",
+        "--surrogate=fc1",
+        "--surrogate_epochs=10",
+        *SHORT,
+    ]
     done = cli(*flags)
     assert done.returncode == 0, done.stderr
     folder = run_folder(tmp_path)
@@ -53,10 +48,21 @@ def test_an_attacked_run_leaves_what_the_readme_says(cli, tmp_path):
         assert row["test_accuracy"] > 60
     assert len(read_csv(folder / "epochs.csv")) == 6
     flags_saved = json.loads((folder / "config.json").read_text())
-    assert flags_saved["flags"]["mix_ratio"] == 0.5 and flags_saved["provenance"]["versions"]["torch"] == torch.__version__
+    assert (
+        flags_saved["flags"]["mix_ratio"] == 0.5
+        and flags_saved["provenance"]["versions"]["torch"] == torch.__version__
+    )
     report = json.loads((folder / "attack_report.json").read_text())
-    assert report["test"]["surrogate_accuracy_after"] < 20 < 80 < report["test"]["surrogate_accuracy_before"]
-    assert report["test"]["mean_linf"] == pytest.approx(0.3, abs=1e-3) and report["train"]["changed_percent"] == 100
+    assert (
+        report["test"]["surrogate_accuracy_after"]
+        < 20
+        < 80
+        < report["test"]["surrogate_accuracy_before"]
+    )
+    assert (
+        report["test"]["mean_linf"] == pytest.approx(0.3, abs=1e-3)
+        and report["train"]["changed_percent"] == 100
+    )
     assert (folder / "attacked_samples.png").read_bytes()[:4] == b"\x89PNG"
     assert list((folder / "tb").glob("events*"))
     again = cli(*flags)
@@ -83,25 +89,32 @@ def net_of(folder):
     flags = json.loads((folder / "config.json").read_text())["flags"]
     dataset = data.load(flags["dataset"], flags["data_dir"])
     stats = data.channel_stats(dataset.train_images)
-    return archs.build(flags["arch_type"], dataset.in_shape, dataset.num_classes, stats, seed=stream(flags["seed"], "init", 0))
+    return archs.build(
+        flags["arch_type"],
+        dataset.in_shape,
+        dataset.num_classes,
+        stats,
+        seed=stream(flags["seed"], "init", 0),
+    )
 
 
 @pytest.mark.parametrize("arch", ["fc1", "resnet20"])
 def test_lt_rewinds_to_theta0_bit_for_bit_buffers_included(make_config, monkeypatch, arch):
-    """Defects: biases aliased with the saved theta_0 kept trained values; batch-norm statistics were never rewound."""
-    import train
-
+    """Defects: biases aliased with the saved theta_0 kept trained values; batch-norm statistics
+    were never rewound.
+    """
     starts = []
-    original = train.Cohort.__init__
+    original = Cohort.__init__
 
     def recording(self, model, states, masks, device, precision):
         starts.append([{name: value.clone() for name, value in state.items()} for state in states])
         original(self, model, states, masks, device, precision)
 
-    monkeypatch.setattr(train.Cohort, "__init__", recording)
-    config = make_config(f"--arch_type={arch}", "--prune_iterations=2", "--end_iter=1", "--batch_size=500")
-    folder = main.RunFolder(Path(config.runs_dir) / config.run_name)
-    main.run_cohort([main.Run(config, folder, folder.progress(config))])
+    monkeypatch.setattr(Cohort, "__init__", recording)
+    config = make_config(
+        f"--arch_type={arch}", "--prune_iterations=2", "--end_iter=1", "--batch_size=500"
+    )
+    folder = train_run(config)
     theta0, trained = load_tensors(folder.theta0), load_tensors(folder.weights(0))
     assert len(starts) == 2
     for ((state,),) in zip(starts, strict=True):
@@ -116,8 +129,7 @@ def test_reinit_draws_fresh_weights_each_round_and_shares_theta0_with_lt(make_co
     lt, reinit = make_config("--prune_type=lt", *SHORT), make_config("--prune_type=reinit", *SHORT)
     folders = []
     for config in (lt, reinit):
-        folder = main.RunFolder(Path(config.runs_dir) / config.run_name)
-        main.run_cohort([main.Run(config, folder, folder.progress(config))])
+        folder = train_run(config)
         folders.append(numbers(folder.path))
     assert folders[0][0][0] == folders[1][0][0]  # the dense round is the same run
     assert folders[0][0][1] != folders[1][0][1]
@@ -125,31 +137,36 @@ def test_reinit_draws_fresh_weights_each_round_and_shares_theta0_with_lt(make_co
     assert all(torch.equal(masks[0][name], masks[1][name]) for name in masks[0])
 
 
-@pytest.mark.parametrize("flags", [[], ["--prune_schedule=oneshot"], ["--rewind_epoch=1"], ["--prune_type=reinit"]], ids=str)
-def test_a_run_killed_between_rounds_and_started_again_equals_an_undisturbed_one(make_config, monkeypatch, tmp_path, flags):
+@pytest.mark.parametrize(
+    "flags",
+    [[], ["--prune_schedule=oneshot"], ["--rewind_epoch=1"], ["--prune_type=reinit"]],
+    ids=str,
+)
+def test_a_run_killed_between_rounds_and_started_again_equals_an_undisturbed_one(
+    make_config, monkeypatch, tmp_path, flags
+):
     flags = [*SHORT, "--prune_iterations=4", *flags]
     whole, cut = (make_config(f"--runs_dir={tmp_path / name}", *flags) for name in ("whole", "cut"))
 
-    def go(config):
-        folder = main.RunFolder(Path(config.runs_dir) / config.run_name)
-        main.run_cohort([main.Run(config, folder, folder.progress(config))])
-        return folder
+    expected = numbers(train_run(whole).path)
+    write = RunFolder.save_round
 
-    expected = numbers(go(whole).path)
-    write = main.RunFolder.save_round
+    def die(*args):
+        raise KeyboardInterrupt
 
-    def die_while_writing_round_2(self, progress, masks, weights, row, epochs):
-        monkeypatch.setattr("runfolder.save_state", lambda *args: (_ for _ in ()).throw(KeyboardInterrupt)) if row["round"] == 2 else None
-        write(self, progress, masks, weights, row, epochs)
+    def die_while_writing_round_2(self, config, progress, masks, weights):
+        if len(progress.checkpoint.rounds) == 3:
+            monkeypatch.setattr("store.checkpoint.save_state", die)
+        write(self, config, progress, masks, weights)
 
     with monkeypatch.context() as patch:
-        patch.setattr(main.RunFolder, "save_round", die_while_writing_round_2)
+        patch.setattr(RunFolder, "save_round", die_while_writing_round_2)
         with pytest.raises(KeyboardInterrupt):
-            go(cut)
+            train_run(cut)
     monkeypatch.undo()
-    folder = main.RunFolder(Path(cut.runs_dir) / cut.run_name)
+    folder = RunFolder(Path(cut.runs_dir) / cut.run_name)
     assert len(read_csv(folder.rounds)) == 3 and folder.progress(cut).next_round == 2
-    same(numbers(go(cut).path), expected)
+    same(numbers(train_run(cut).path), expected)
 
 
 def test_sigkill_then_the_same_command_goes_on(cli, cache, tmp_path):
@@ -157,7 +174,13 @@ def test_sigkill_then_the_same_command_goes_on(cli, cache, tmp_path):
     assert cli(*flags).returncode == 0
     expected = numbers(run_folder(tmp_path))
     other = tmp_path / "killed"
-    command = [sys.executable, str(ROOT / "main.py"), f"--cache_dir={cache}", f"--runs_dir={other}", *flags]
+    command = [
+        sys.executable,
+        str(ROOT / "main.py"),
+        f"--cache_dir={cache}",
+        f"--runs_dir={other}",
+        *flags,
+    ]
     process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     deadline = time.time() + 120
     while not list(other.glob("*/masks/round_01*")) and time.time() < deadline:
@@ -217,8 +240,16 @@ def test_an_image_size_that_a_network_cannot_take(cli, tmp_path):
 
     (tmp_path / "data").mkdir()
     images, labels = np.zeros((20, 6, 6), np.uint8), np.arange(20) % 2
-    np.savez(tmp_path / "data" / "tiny.npz", train_images=images, train_labels=labels, test_images=images, test_labels=labels)
-    assert "vgg16 (--arch_type or --surrogate) cannot take images of 1x6x6" in failing(cli, "--dataset=tiny", "--arch_type=vgg16")
+    np.savez(
+        tmp_path / "data" / "tiny.npz",
+        train_images=images,
+        train_labels=labels,
+        test_images=images,
+        test_labels=labels,
+    )
+    assert "vgg16 (--arch_type or --surrogate) cannot take images of 1x6x6" in failing(
+        cli, "--dataset=tiny", "--arch_type=vgg16"
+    )
     assert not (tmp_path / "runs").exists()
 
 
@@ -231,26 +262,45 @@ def test_gpu_falls_back_and_says_so_where_device_cuda_refuses(cli, tmp_path):
 
 def test_a_diverging_run_stops_and_says_where(cli, tmp_path):
     done = cli("--optimizer=sgd", "--lr=1e30", *SHORT)
-    assert done.returncode == 1 and "diverged: " in done.stderr and "the training loss is" in done.stderr and "round 0, epoch 1" in done.stderr
+    assert (
+        done.returncode == 1
+        and "diverged: " in done.stderr
+        and "the training loss is" in done.stderr
+        and "round 0, epoch 1" in done.stderr
+    )
 
 
 def test_the_attack_of_cuda_visible_devices_stays_with_the_scheduler():
-    """Defect: the scheduler's CUDA_VISIBLE_DEVICES was overwritten, and every job of a node ran on GPU 0."""
-    sources = [path.read_text() for path in ROOT.glob("*.py")] + [path.read_text() for path in (ROOT / "archs").glob("*.py")]
+    """Defect: the scheduler's CUDA_VISIBLE_DEVICES was overwritten, and every job of a node ran on
+    GPU 0.
+    """
+    folders = [ROOT, *(path.parent for path in ROOT.glob("*/__init__.py"))]
+    sources = [path.read_text() for folder in folders for path in folder.glob("*.py")]
+    assert len(sources) > 40
     assert not any("environ" in source and "CUDA_VISIBLE_DEVICES" in source for source in sources)
 
 
 def test_importing_does_nothing(tmp_path):
     """Defect: a TensorBoard writer was created at import."""
-    code = "import main, attacks, archs, data, pruning, train, plots, runfolder, torch; assert not torch.cuda.is_initialized()"
+    code = "import main, attacks, archs, data, pruning, train, experiment, plots, tickets, report, torch; assert not torch.cuda.is_initialized()"
     env = {**os.environ, "PYTHONPATH": str(ROOT), "PYTHONDONTWRITEBYTECODE": "1"}
-    done = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, env=env, capture_output=True, text=True, timeout=60)
+    done = subprocess.run(
+        [sys.executable, "-c", code],
+        cwd=tmp_path,
+        env=env,
+        capture_output=True,
+        text=True,
+        timeout=60,
+    )
     assert done.returncode == 0, done.stderr
     assert not list(tmp_path.iterdir())
 
 
 def test_selection_never_sees_the_test_set(make_config, digits, monkeypatch):
-    """Defect: the best epoch was chosen on the test set. With random test labels, what is selected stays the same."""
+    """Defect: the best epoch was chosen on the test set.
+
+    With random test labels, what is selected stays the same.
+    """
     import dataclasses
 
     import numpy as np
@@ -258,25 +308,41 @@ def test_selection_never_sees_the_test_set(make_config, digits, monkeypatch):
     tables = []
     for labels in (digits.test_labels, np.roll(digits.test_labels, 1)):
         config = make_config(f"--runs_dir={len(tables)}", *SHORT)
-        config = dataclasses.replace(config, runs_dir=str(Path(make_config().runs_dir) / str(len(tables))))
-        monkeypatch.setattr(data, "load", lambda name, folder, labels=labels: dataclasses.replace(digits, test_labels=labels))
-        folder = main.RunFolder(Path(config.runs_dir) / config.run_name)
-        main.run_cohort([main.Run(config, folder, folder.progress(config))])
+        config = config.replace(runs_dir=str(Path(make_config().runs_dir) / str(len(tables))))
+        monkeypatch.setattr(
+            data,
+            "load",
+            lambda name, folder, labels=labels: dataclasses.replace(digits, test_labels=labels),
+        )
+        folder = train_run(config)
         tables.append(numbers(folder.path))
     assert tables[0][1] == tables[1][1]
-    assert [row["best_epoch"] for row in tables[0][0]] == [row["best_epoch"] for row in tables[1][0]]
+    assert [row["best_epoch"] for row in tables[0][0]] == [
+        row["best_epoch"] for row in tables[1][0]
+    ]
     assert tables[0][0] != tables[1][0]
-    assert all(torch.equal(tables[0][2]["masks/round_02.safetensors"][n], m) for n, m in tables[1][2]["masks/round_02.safetensors"].items())
+    assert all(
+        torch.equal(tables[0][2]["masks/round_02.safetensors"][n], m)
+        for n, m in tables[1][2]["masks/round_02.safetensors"].items()
+    )
 
 
 @pytest.mark.slow
 def test_fc1_on_mnist_trains_past_the_predecessors_ceiling(mnist, make_config, tmp_path):
-    """Defect: with negative weights frozen, fc1 on MNIST stopped near 92.4 %; it reaches 97 % in two epochs."""
+    """Defect: with negative weights frozen, fc1 on MNIST stopped near 92.4 %; it reaches 97 % in
+    two epochs.
+    """
     folder = os.environ.get("LTH_DATA_DIR", str(ROOT / "data"))
-    config = parse(["--dataset=mnist", f"--data_dir={folder}", f"--runs_dir={tmp_path}", "--prune_iterations=1", "--end_iter=2"])[0]
-    runs = main.RunFolder(Path(config.runs_dir) / config.run_name)
-    main.run_cohort([main.Run(config, runs, runs.progress(config))])
-    assert read_csv(runs.rounds)[0]["test_accuracy_last"] > 96.5
+    config = parse(
+        [
+            "--dataset=mnist",
+            f"--data_dir={folder}",
+            f"--runs_dir={tmp_path}",
+            "--prune_iterations=1",
+            "--end_iter=2",
+        ]
+    )[0]
+    assert read_csv(train_run(config).rounds)[0]["test_accuracy_last"] > 96.5
 
 
 LISTS = [
@@ -305,18 +371,45 @@ def go(cache, folder, *flags):
 def test_lists_are_a_product_of_runs_each_in_its_own_folder(cache, tmp_path, capsys):
     code, found = go(cache, tmp_path / "lists", *LISTS)
     assert code == 0 and len(found) == 8
-    code, alone = go(cache, tmp_path / "alone", "--prune_type=reinit", "--attack=fgsm", "--mix_ratio=0.5", "--epsilon=0.1", *LISTS[-len(SHORT) - 2 :])
+    code, alone = go(
+        cache,
+        tmp_path / "alone",
+        "--prune_type=reinit",
+        "--attack=fgsm",
+        "--mix_ratio=0.5",
+        "--epsilon=0.1",
+        *LISTS[-len(SHORT) - 2 :],
+    )
     ((name, tables),) = alone.items()
     same(tables, found[name])
     capsys.readouterr()
-    assert main.main([f"--cache_dir={cache}", f"--runs_dir={tmp_path / 'lists'}", *LISTS, "--seed", "0", "1", "--dry_run"]) == 0
+    assert (
+        main.main(
+            [
+                f"--cache_dir={cache}",
+                f"--runs_dir={tmp_path / 'lists'}",
+                *LISTS,
+                "--seed",
+                "0",
+                "1",
+                "--dry_run",
+            ]
+        )
+        == 0
+    )
     printed = capsys.readouterr().out
-    assert printed.count("  done\n") == 8 and printed.count("  to do\n") == 8 and "16 runs, 8 done, 8 to do" in printed
+    assert (
+        printed.count("  done\n") == 8
+        and printed.count("  to do\n") == 8
+        and "16 runs, 8 done, 8 to do" in printed
+    )
     assert not [path for path in (tmp_path / "lists").iterdir() if "-s1-" in path.name]
 
 
 def test_a_cohort_of_different_runs_equals_the_runs_alone(cache, tmp_path):
-    """Different prune types, attacks, radii, mixes, seeds and rates, trained together, tested each as its own."""
+    """Different prune types, attacks, radii, mixes, seeds and rates, trained together, tested each
+    as its own.
+    """
     flags = [*LISTS, "--prune_percent", "30", "50"]
     flags.remove("--prune_percent=50")
     _, alone = go(cache, tmp_path / "alone", *flags, "--cohort_size=1")
@@ -327,11 +420,18 @@ def test_a_cohort_of_different_runs_equals_the_runs_alone(cache, tmp_path):
         assert [row["kept"] for row in rounds] == [row["kept"] for row in other[0]]
         for a, b in zip(rounds, other[0], strict=True):
             assert a.keys() == b.keys()
-            assert all(abs(a[key] - b[key]) < 1.5 for key in a if key.endswith("accuracy")), (name, a, b)  # 0.3 % is one image
+            assert all(abs(a[key] - b[key]) < 1.5 for key in a if key.endswith("accuracy")), (
+                name,
+                a,
+                b,
+            )  # 0.3 % is one image
         for a, b in zip(epochs, other[1], strict=True):
             assert a["train_loss"] == pytest.approx(b["train_loss"], rel=0.02)
         first = "masks/round_01.safetensors"  # float tolerance can swap a tie, no more
-        assert all((tensors[first][layer] == other[2][first][layer]).float().mean() > 0.999 for layer in tensors[first])
+        assert all(
+            (tensors[first][layer] == other[2][first][layer]).float().mean() > 0.999
+            for layer in tensors[first]
+        )
 
 
 def test_worker_processes_give_the_same_numbers(cache, tmp_path):
@@ -344,9 +444,7 @@ def test_worker_processes_give_the_same_numbers(cache, tmp_path):
 
 
 def test_one_run_of_a_cohort_that_diverges_ends_alone(cache, tmp_path, monkeypatch, capsys):
-    import train
-
-    original, broken = train.Cohort.__init__, []
+    original, broken = Cohort.__init__, []
 
     def poison(self, *args):
         original(self, *args)
@@ -356,27 +454,34 @@ def test_one_run_of_a_cohort_that_diverges_ends_alone(cache, tmp_path, monkeypat
         if self.size == 3:
             broken.append(1)
 
-    monkeypatch.setattr(train.Cohort, "__init__", poison)
+    monkeypatch.setattr(Cohort, "__init__", poison)
     code, found = go(cache, tmp_path / "runs", "--seed", "0", "1", "2", "--cohort_size=3", *SHORT)
     assert code == 1 and "diverged: " in capsys.readouterr().err
-    done = sorted((len(rounds), (tmp_path / "runs" / name / "DONE").exists()) for name, (rounds, _, _) in found.items())
+    done = sorted(
+        (len(rounds), (tmp_path / "runs" / name / "DONE").exists())
+        for name, (rounds, _, _) in found.items()
+    )
     assert done == [(1, False), (3, True), (3, True)]
 
 
 def test_a_cohort_that_does_not_fit_is_halved_and_says_so(cache, tmp_path, monkeypatch, capsys):
-    import train
-
-    original = train.fit
+    original = experiment.fit
 
     def small_memory(cohort, *rest):
         if cohort.size > 1:
             raise torch.OutOfMemoryError("too large")
         return original(cohort, *rest)
 
-    monkeypatch.setattr(train, "fit", small_memory)
+    monkeypatch.setattr(experiment, "fit", small_memory)
     code, found = go(cache, tmp_path / "runs", "--seed", "0", "1", "2", "--cohort_size=3", *SHORT)
-    assert code == 0 and len(found) == 3 and "do not fit the device's memory; going on with 1 and 2" in capsys.readouterr().out
-    monkeypatch.setattr(train, "fit", lambda *args: (_ for _ in ()).throw(torch.OutOfMemoryError("too large")))
+    assert (
+        code == 0
+        and len(found) == 3
+        and "do not fit the device's memory; going on with 1 and 2" in capsys.readouterr().out
+    )
+    monkeypatch.setattr(
+        experiment, "fit", lambda *args: (_ for _ in ()).throw(torch.OutOfMemoryError("too large"))
+    )
     assert main.main([f"--runs_dir={tmp_path / 'none'}", *SHORT]) == 2
     assert "does not fit the device's memory" in capsys.readouterr().err
 

@@ -1,11 +1,12 @@
-"""Whatever the flags and whatever became of the files: a clear line or the right numbers, nothing else."""
+"""Whatever the flags and whatever became of the files: a clear line or the right numbers, nothing
+else.
+"""
 
 import contextlib
 import io
 import json
 import random
 import shutil
-from dataclasses import fields
 
 import pytest
 import torch
@@ -14,11 +15,10 @@ from hypothesis import strategies as st
 
 import data
 import main
-from commandline import parse_runs
-from config import ATTACKS, PRESETS, RunConfig
-from plots import load_run
-from test_main import numbers, same
-from tickets import load_ticket
+from attacks import ATTACKS
+from config import PRESETS, all_flags
+from helpers import StopsAt, numbers, same
+from study.request import parse_runs
 from utils import UserError
 
 ANYTHING = st.one_of(
@@ -26,22 +26,52 @@ ANYTHING = st.one_of(
     st.floats(allow_subnormal=False).map(str),
     st.sampled_from(["", "0", "1/3", "8/255", "1/0", "nan", "inf", "../x", "a b", "é", "-"]),
 )
-NAMES = {item.name: [*item.metadata["names"]] for item in fields(RunConfig) if item.metadata["names"]}
-NAMES |= {"dataset": ["digits", "mnist_fgsm_attack", "digits_cw_attack", "../etc", "cifar10_pgd_attack", "no_such", "x/y"], "preset": [*PRESETS, "none"]}
-NAMES |= {"ticket": ["nowhere", "runs/*@3", "{seed}", "@", "x@y"], "attack_rate": ["0", "50", "101", "x"]}
-FLAGS = [item.name for item in fields(RunConfig) if not item.metadata["why"].startswith("not a flag")] + ["preset", "attack_rate", "resume", "dry_run"]
+NAMES = {flag.name: [*flag.names] for flag in all_flags() if flag.names}
+NAMES |= {
+    "dataset": [
+        "digits",
+        "mnist_fgsm_attack",
+        "digits_cw_attack",
+        "../etc",
+        "cifar10_pgd_attack",
+        "no_such",
+        "x/y",
+    ],
+    "preset": [*PRESETS, "none"],
+}
+NAMES |= {
+    "ticket": ["nowhere", "runs/*@3", "{seed}", "@", "x@y"],
+    "attack_rate": ["0", "50", "101", "x"],
+}
+FLAGS = [flag.name for flag in all_flags() if not flag.hidden] + [
+    "preset",
+    "attack_rate",
+    "resume",
+    "dry_run",
+]
 
 
 @st.composite
 def command_lines(draw):
     words = []
     for name in draw(st.lists(st.sampled_from(FLAGS), max_size=6)):
-        values = draw(st.lists(st.one_of(st.sampled_from(NAMES[name]), ANYTHING) if name in NAMES else ANYTHING, max_size=3))
-        words += [f"--{name}", *values] if draw(st.booleans()) else [f"--{name}={value}" for value in values]
+        values = draw(
+            st.lists(
+                st.one_of(st.sampled_from(NAMES[name]), ANYTHING) if name in NAMES else ANYTHING,
+                max_size=3,
+            )
+        )
+        words += (
+            [f"--{name}", *values]
+            if draw(st.booleans())
+            else [f"--{name}={value}" for value in values]
+        )
     return words
 
 
-@settings(max_examples=500, deadline=None, suppress_health_check=list(HealthCheck), derandomize=True)
+@settings(
+    max_examples=500, deadline=None, suppress_health_check=list(HealthCheck), derandomize=True
+)
 @given(words=command_lines())
 def test_any_command_line_is_runs_or_one_clear_line(words):
     try:
@@ -64,15 +94,24 @@ def test_any_command_line_is_runs_or_one_clear_line(words):
 def unfinished(tmp_path_factory):
     """A run of three rounds that was stopped within the third, and what it would have ended as."""
     folder = tmp_path_factory.mktemp("unfinished")
-    flags = ["--prune_iterations=3", "--end_iter=2", "--prune_percent=60", "--workers=1", "--rewind_epoch=1", "--val_fraction=0.3"]
+    flags = [
+        "--prune_iterations=3",
+        "--end_iter=2",
+        "--prune_percent=60",
+        "--workers=1",
+        "--rewind_epoch=1",
+        "--val_fraction=0.3",
+    ]
     assert main.main([f"--runs_dir={folder / 'whole'}", *flags]) == 0
     with pytest.MonkeyPatch.context() as patch:
-        from test_resume import StopsAt
-
         StopsAt(patch, 70)
         assert main.main([f"--runs_dir={folder / 'cut'}", *flags]) == 143
     (run,) = (folder / "cut").iterdir()
-    assert (run / "partial.pt").exists() and (run / "checkpoint.pt").exists() and not (run / "DONE").exists()
+    assert (
+        (run / "partial.pt").exists()
+        and (run / "checkpoint.pt").exists()
+        and not (run / "DONE").exists()
+    )
     return run, numbers(next((folder / "whole").iterdir())), flags
 
 
@@ -89,18 +128,33 @@ def damage(path, draw):
         for _ in range(draw.choice([1, 1, 8])):
             content[draw.randrange(len(content))] ^= 1 << draw.randrange(8)
     elif kind == "foreign":
-        content = bytearray(draw.choice([b"{}", b"[]", b"null", b'{"flags": 3}', b"a,b\n1,2\n", b"PK\x05\x06" + bytes(18)]))
+        content = bytearray(
+            draw.choice(
+                [b"{}", b"[]", b"null", b'{"flags": 3}', b"a,b\n1,2\n", b"PK\x05\x06" + bytes(18)]
+            )
+        )
     else:
         content = bytearray(draw.randbytes(draw.choice([10, 1000])) if kind == "garbage" else b"")
     path.write_bytes(content)
     return kind
 
 
-FILES = ["config.json", "checkpoint.pt", "partial.pt", "theta0.safetensors", "rewind.safetensors", "rounds.csv", "epochs.csv", "masks/round_01.safetensors"]
+FILES = [
+    "config.json",
+    "checkpoint.pt",
+    "partial.pt",
+    "theta0.safetensors",
+    "rewind.safetensors",
+    "rounds.csv",
+    "epochs.csv",
+    "masks/round_01.safetensors",
+]
 
 
 @pytest.mark.parametrize("seed", range(48))
-def test_a_damaged_run_goes_on_to_the_right_numbers_or_says_what_is_wrong(seed, unfinished, tmp_path, capsys):
+def test_a_damaged_run_goes_on_to_the_right_numbers_or_says_what_is_wrong(
+    seed, unfinished, tmp_path, capsys
+):
     run, expected, flags = unfinished
     draw = random.Random(seed)
     folder = tmp_path / "runs" / run.name
@@ -116,20 +170,24 @@ def test_a_damaged_run_goes_on_to_the_right_numbers_or_says_what_is_wrong(seed, 
         same(numbers(folder), expected)
 
 
-@settings(max_examples=150, deadline=None, suppress_health_check=list(HealthCheck), derandomize=True)
+@settings(
+    max_examples=150, deadline=None, suppress_health_check=list(HealthCheck), derandomize=True
+)
 @given(seed=st.integers(0, 10**6))
 def test_readers_of_damaged_runs_say_what_is_wrong(seed, unfinished, tmp_path_factory):
     run, draw = unfinished[0], random.Random(seed)
     folder = tmp_path_factory.mktemp("damaged") / run.name
     shutil.copytree(run, folder)
     damage(folder / draw.choice(FILES), draw)
-    for read in (load_run, load_ticket):
+    for read in (results.load, tickets.load_ticket):
         with contextlib.suppress(UserError), contextlib.redirect_stdout(io.StringIO()):
             read(folder)
     shutil.rmtree(folder.parent)
 
 
-@settings(max_examples=100, deadline=None, suppress_health_check=list(HealthCheck), derandomize=True)
+@settings(
+    max_examples=100, deadline=None, suppress_health_check=list(HealthCheck), derandomize=True
+)
 @given(seed=st.integers(0, 10**6))
 def test_damaged_data_sets_say_what_is_wrong(seed, tmp_path_factory):
     import numpy as np
@@ -137,13 +195,24 @@ def test_damaged_data_sets_say_what_is_wrong(seed, tmp_path_factory):
     draw, folder = random.Random(seed), tmp_path_factory.mktemp("data")
     images = np.zeros((6, 8, 8), dtype=draw.choice([np.uint8, np.float32, np.int64]))
     labels = np.array([draw.randrange(-1, 3) for _ in range(6)])
-    arrays = {"train_images": images, "train_labels": labels, "test_images": images, "test_labels": draw.choice([labels, labels[:3], labels.astype(float)])}
-    (np.savez if draw.random() < 0.5 else np.savez_compressed)(folder / "mine.npz", **dict(draw.sample(sorted(arrays.items()), draw.choice([3, 4, 4, 4]))))
+    arrays = {
+        "train_images": images,
+        "train_labels": labels,
+        "test_images": images,
+        "test_labels": draw.choice([labels, labels[:3], labels.astype(float)]),
+    }
+    (np.savez if draw.random() < 0.5 else np.savez_compressed)(
+        folder / "mine.npz", **dict(draw.sample(sorted(arrays.items()), draw.choice([3, 4, 4, 4])))
+    )
     if draw.random() < 0.6:
         damage(folder / "mine.npz", draw)
     try:
         found = data.load("mine", str(folder))
-        assert found.train_images.dtype == np.uint8 and len(found.train_labels) == 6 and found.train_labels.min() >= 0
+        assert (
+            found.train_images.dtype == np.uint8
+            and len(found.train_labels) == 6
+            and found.train_labels.min() >= 0
+        )
     except UserError as error:
         assert "mine" in str(error)
 
@@ -157,7 +226,9 @@ def test_an_array_that_would_not_fit_in_memory_is_refused_by_its_header(tmp_path
         for name in ("train_images", "train_labels", "test_images", "test_labels"):
             header = io.BytesIO()
             shape = (10**9, 32, 32) if name == "train_images" else (10**9,)
-            np.lib.format.write_array_header_1_0(header, {"descr": "|u1", "fortran_order": False, "shape": shape})
+            np.lib.format.write_array_header_1_0(
+                header, {"descr": "|u1", "fortran_order": False, "shape": shape}
+            )
             archive.writestr(f"{name}.npy", header.getvalue() + bytes(1000))
     with pytest.raises(UserError, match="claims shape"):
         data.load("bomb", str(tmp_path))

@@ -1,7 +1,5 @@
 """Laws of masks, and torch.nn.utils.prune as the oracle."""
 
-import dataclasses
-
 import pytest
 import torch
 from torch import nn
@@ -79,23 +77,48 @@ def test_the_output_layer_can_have_its_own_rate(net):
 
 
 def test_oneshot_prunes_the_dense_net_to_each_density(net):
-    config = dataclasses.replace(RunConfig(), prune_percent=20.0, output_prune_percent=20.0, prune_schedule="oneshot")
+    config = RunConfig.of({}).replace(
+        prune_percent=20.0, output_prune_percent=20.0, prune_schedule="oneshot"
+    )
     previous = pruning.ones(net)
     for number in range(1, 6):
-        masks = pruning.prune_to_round(weights_of(net), previous, config, number)
+        dense = pruning.ones(net)
+        keep = pruning.kept_in_round(
+            {name: mask.numel() for name, mask in dense.items()}, config, number
+        )
+        masks = pruning.masks_by("magnitude", net, dense, keep, None)
         total = pruning.counts(masks)[1]
         assert pruning.counts(masks)[0] == pytest.approx(0.8**number * total, abs=3)
         assert all(not (masks[name] & ~previous[name]).any() for name in masks)
         previous = masks
 
 
+def test_rounds_of_pruning_keep_what_is_counted_beforehand(net):
+    """kept_in_round, by which criteria at initialisation prune, is the course of iterative pruning."""
+    flags = {"prune_percent": 35.0, "output_prune_percent": 20.0}
+    for scope in ("layer", "global"):
+        config = RunConfig.of(flags | {"prune_scope": scope})
+        masks = pruning.ones(net)
+        sizes = {name: mask.numel() for name, mask in masks.items()}
+        for number in range(1, 6):
+            masks = pruning.prune(weights_of(net), masks, 35, scope, output_percent=20)
+            keep = pruning.kept_in_round(sizes, config, number)
+            assert [
+                (names, pruning.counts({n: masks[n] for n in names})[0]) for names, _ in keep
+            ] == keep
+
+
 def test_weights_that_are_not_finite_are_refused():
     with pytest.raises(FloatingPointError, match="not finite"):
-        pruning.prune({"w": torch.tensor([1.0, float("nan")])}, {"w": torch.ones(2, dtype=torch.bool)}, 50)
+        pruning.prune(
+            {"w": torch.tensor([1.0, float("nan")])}, {"w": torch.ones(2, dtype=torch.bool)}, 50
+        )
 
 
 def test_biases_and_batch_norm_are_never_pruned():
-    """Defect: batch-norm scales were pruned, so that tickets of ResNet and VGG meant something else."""
+    """Defect: batch-norm scales were pruned, so that tickets of ResNet and VGG meant something
+    else.
+    """
     for name in ("resnet20", "vgg16", "densenet121"):
         net = archs.build(name, (1, 28, 28), 10, STATS)
         modules = dict(net.named_modules())

@@ -1,6 +1,7 @@
-"""Nothing lost: stopped at any step, killed after any epoch, a run ends as if nothing had happened; one process at a time works on it."""
+"""Nothing lost: stopped at any step, killed after any epoch, a run ends as if nothing had happened;
+one process at a time works on it.
+"""
 
-import dataclasses
 import errno
 import json
 import multiprocessing
@@ -15,17 +16,33 @@ import pytest
 import torch
 from torch import nn
 
-import grid
+import engine.place
 import main
 import pruning
-import runfolder
+import study.cohorts
+import study.local as local
+import study.plan
 import train
-from commandline import parse_runs
-from conftest import ROOT
-from runfolder import Keeper, RunFolder
-from test_main import numbers, run_folder, same
-from test_train import CONFIG, make_data, ordered, small_net, states
-from utils import Stop, save_state, stop
+from engine.cohort import Cohort
+from engine.place import Keeper
+from engine.signals import Stop, stop
+from helpers import (
+    CONFIG,
+    CPU,
+    ROOT,
+    StopsAt,
+    make_data,
+    numbers,
+    only,
+    ordered,
+    same,
+    small_net,
+    states,
+)
+from store.files import save_state
+from store.runfolder import RunFolder
+from study.cohorts import Outcome, new_run
+from study.request import parse_runs
 
 FLAGS = ["--prune_iterations=3", "--end_iter=3", "--prune_percent=60", "--workers=1"]
 CASES = {
@@ -36,25 +53,18 @@ CASES = {
     "oneshot": ["--prune_schedule=oneshot"],
     "reinit": ["--prune_type=reinit"],
     "finetune": ["--prune_type=finetune", "--valid_freq=2"],
-    "online": ["--attack=pgd", "--attack_mode=online", "--mix_ratio=0.2", "--attack_steps=2", "--epsilon=0.1"],
+    "online": [
+        "--attack=pgd",
+        "--attack_mode=online",
+        "--mix_ratio=0.2",
+        "--attack_steps=2",
+        "--epsilon=0.1",
+    ],
 }
 
 
 def go(folder, *flags):
     return main.main([f"--runs_dir={folder}", *FLAGS, *flags])
-
-
-class StopsAt:
-    """Stands for a signal that comes at each of these steps, counted from the start of a call of main."""
-
-    def __init__(self, monkeypatch, every):
-        self.count, self.every = 0, every
-        monkeypatch.setattr(Keeper, "stopping", property(lambda keeper: self.ask()))
-
-    def ask(self):
-        self.count += 1
-        stop.signal = signal.SIGTERM if self.count > self.every else None
-        return self.count > self.every
 
 
 @pytest.mark.parametrize("case", CASES)
@@ -63,7 +73,8 @@ def test_stopped_again_and_again_it_ends_as_undisturbed(case, tmp_path, monkeypa
     expected = numbers(next((tmp_path / "whole").iterdir()))
     stops = 0
     with monkeypatch.context() as patch:
-        for every in range(0, 10_000, 3):  # each time a little further, at another place of an epoch
+        # each time a little further, at another place of an epoch
+        for every in range(0, 10_000, 3):
             stopping = StopsAt(patch, 11 + every)
             code = go(tmp_path / "cut", *CASES[case])
             if code == 0:
@@ -99,13 +110,17 @@ def dropout_net():
     return nn.Sequential(nn.Flatten(), nn.Linear(64, 16), nn.Dropout(), nn.Linear(16, 3))
 
 
-@pytest.mark.parametrize("make, runs", [(small_net, 1), (small_net, 2), (dropout_net, 1)], ids=["batch-norm", "two", "dropout"])
+@pytest.mark.parametrize(
+    "make, runs",
+    [(small_net, 1), (small_net, 2), (dropout_net, 1)],
+    ids=["batch-norm", "two", "dropout"],
+)
 @pytest.mark.parametrize("steps", range(0, 8))
 def test_a_fit_stopped_at_any_step_goes_on_bit_for_bit(make, runs, steps):
     def cohort():
-        return train.Cohort(make(), states(runs, make), [pruning.ones(make())] * runs, torch.device("cpu"))
+        return Cohort(make(), states(runs, make), [pruning.ones(make())] * runs, CPU)
 
-    configs, data = ordered(dataclasses.replace(CONFIG, end_iter=3), *range(runs)), make_data(runs)
+    configs, data = ordered(CONFIG.replace(end_iter=3), *range(runs)), make_data(runs)
     whole = cohort()
     expected = train.fit(whole, data, configs, 0)
     keeper = StopAfter(steps)
@@ -125,8 +140,12 @@ def test_a_cohort_that_is_stopped_goes_on_as_a_cohort(tmp_path, monkeypatch):
     with monkeypatch.context() as patch:
         StopsAt(patch, 30)
         assert go(tmp_path / "cut", *lists) == 143
-    sizes, fit = [], main.grid.cohorts
-    monkeypatch.setattr(main.grid, "cohorts", lambda runs: [sizes.append(len(cohort)) or cohort for cohort in fit(runs)])
+    sizes, fit = [], study.cohorts.cohorts
+    monkeypatch.setattr(
+        study.cohorts,
+        "cohorts",
+        lambda runs: [sizes.append(len(cohort)) or cohort for cohort in fit(runs)],
+    )
     assert go(tmp_path / "cut", *lists) == 0
     assert set(sizes) == {4}
     for folder in (tmp_path / "whole").iterdir():
@@ -137,14 +156,14 @@ def test_killed_after_any_epoch_it_goes_on_from_there(tmp_path, monkeypatch):
     assert go(tmp_path / "whole") == 0
     kept, began, save, keep = [], [], RunFolder.save_partial, Keeper.__init__
 
-    def die(self, state):
-        save(self, state)
-        kept.append((state["round"], state["epoch"]))
+    def die(self, config, partial):
+        save(self, config, partial)
+        kept.append((partial.round, partial.epoch))
         raise KeyboardInterrupt
 
-    def note(self, runs, stop):
-        keep(self, runs, stop)
-        began.append(self.begin and (self.begin[0]["round"], self.begin[0]["epoch"]))
+    def note(self, begin, write, freq):
+        keep(self, begin, write, freq)
+        began.append(begin and (begin[0].round, begin[0].epoch))
 
     monkeypatch.setattr(RunFolder, "save_partial", die)
     monkeypatch.setattr(Keeper, "__init__", note)
@@ -158,21 +177,12 @@ def test_killed_after_any_epoch_it_goes_on_from_there(tmp_path, monkeypatch):
 
 def test_saving_takes_a_twentieth_of_the_time_at_most(monkeypatch):
     now = [0.0]
-    monkeypatch.setattr(runfolder.time, "monotonic", lambda: now[0])
+    monkeypatch.setattr(engine.place.time, "monotonic", lambda: now[0])
 
-    class Slow:
-        class folder:
-            @staticmethod
-            def save_partial(state):
-                now[0] += 1.0
+    def write(partials):
+        now[0] += 1.0
 
-        class progress:
-            partial, run = None, "run"
-
-        class config:
-            save_freq = 2
-
-    keeper, saved = Keeper([Slow], stop), []
+    keeper, saved = Keeper(None, write, freq=2), []
     for epoch in range(1, 101):
         now[0] += 3.0
         if keeper.due(epoch):
@@ -201,8 +211,16 @@ def test_a_damaged_partial_state_costs_its_round_only(damage, tmp_path, monkeypa
 
 
 def start(folder, cache, *flags):
-    command = [sys.executable, str(ROOT / "main.py"), f"--cache_dir={cache}", f"--runs_dir={folder}", *flags]
-    return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, cwd=folder.parent)
+    command = [
+        sys.executable,
+        str(ROOT / "main.py"),
+        f"--cache_dir={cache}",
+        f"--runs_dir={folder}",
+        *flags,
+    ]
+    return subprocess.Popen(
+        command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, cwd=folder.parent
+    )
 
 
 def wait_for(found, seconds=120):
@@ -212,7 +230,8 @@ def wait_for(found, seconds=120):
     assert found()
 
 
-LONG = ["--prune_iterations=2", "--end_iter=250", "--prune_percent=60"]  # long enough for another process to start meanwhile
+# long enough for another process to start meanwhile
+LONG = ["--prune_iterations=2", "--end_iter=250", "--prune_percent=60"]
 
 
 @pytest.mark.parametrize("number, code", [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
@@ -222,7 +241,11 @@ def test_signals_keep_the_state_and_exit_with_the_conventional_code(number, code
     before = time.time()
     process.send_signal(number)
     _, error = process.communicate(timeout=60)
-    assert process.returncode == code and error == "main.py: stopped; the same command goes on where it was\n"
+    assert (
+        process.returncode == code
+        and error.startswith("main.py: stopped; the same command goes on where it was")
+        and error.count("\n") == 1
+    )
     partial = next((tmp_path / "runs").glob("*/partial.pt"))
     assert partial.stat().st_mtime > before - 1 and not list(partial.parent.glob("holder.json"))
 
@@ -238,12 +261,18 @@ def test_a_lost_theta0_is_drawn_again(tmp_path, monkeypatch, capsys):
     same(numbers(folder), expected)
     (folder / "DONE").unlink()
     (folder / "theta0.safetensors").unlink()
-    monkeypatch.setattr("rewinding.theta0", lambda config, fresh: fresh(config, 1).state_dict())  # as a torch that draws otherwise
+    # as a torch that draws otherwise
+    monkeypatch.setattr("experiment.theta0", lambda config, fresh: fresh(config, 1))
     assert go(tmp_path, *flags) == 2
-    assert "draws another from its seed: remove" in capsys.readouterr().err and not (folder / "theta0.safetensors").exists()
+    assert (
+        "draws another from its seed: remove" in capsys.readouterr().err
+        and not (folder / "theta0.safetensors").exists()
+    )
 
 
-def test_the_second_process_on_a_run_says_who_has_it_and_a_dead_ones_lock_is_taken_over(cache, tmp_path, cli):
+def test_the_second_process_on_a_run_says_who_has_it_and_a_dead_ones_lock_is_taken_over(
+    cache, tmp_path, cli
+):
     first = start(tmp_path / "runs", cache, *LONG)
     wait_for(lambda: list((tmp_path / "runs").glob("*/partial.pt")))
     second = cli(*LONG)
@@ -255,7 +284,7 @@ def test_the_second_process_on_a_run_says_who_has_it_and_a_dead_ones_lock_is_tak
     assert third.returncode == 0 and "done: " in third.stdout, third.stderr
     fourth = cli(*LONG)
     assert "done already" in fourth.stdout
-    assert (run_folder(tmp_path) / "DONE").exists()
+    assert (only(tmp_path / "runs") / "DONE").exists()
 
 
 def test_a_killed_worker_is_replaced(cache, tmp_path, monkeypatch):
@@ -273,23 +302,37 @@ def test_a_killed_worker_is_replaced(cache, tmp_path, monkeypatch):
         same(numbers(tmp_path / "runs" / folder.name), numbers(folder))
 
 
+def in_processes(plan, workers):
+    return local.in_processes(study.plan.jobs_of(plan, 1), plan, workers)
+
+
 def kills_itself(job, gpu):
     os.kill(os.getpid(), signal.SIGKILL)
 
 
 def test_a_worker_that_is_always_killed_is_given_up(tmp_path, monkeypatch, capsys):
-    monkeypatch.setattr(grid, "work", kills_itself)
-    runs = [main.open_run(config) for config in parse_runs([f"--runs_dir={tmp_path}", "--seed", "0", "1"]).configs]
-    outcomes = grid.in_processes([runs[:1], runs[1:]], 1)
-    assert sorted((outcome.path, outcome.state) for outcome in outcomes) == sorted((str(run.folder.path), "died") for run in runs)
-    assert grid.report(outcomes, before=1) == 1
+    monkeypatch.setattr(local, "work", kills_itself)
+    runs = [
+        new_run(config)
+        for config in parse_runs([f"--runs_dir={tmp_path}", "--seed", "0", "1"]).configs
+    ]
+    outcomes = in_processes([runs[:1], runs[1:]], 1)
+    assert sorted((outcome.path, outcome.state) for outcome in outcomes) == sorted(
+        (str(run.folder.path), "died") for run in runs
+    )
+    assert study.plan.report(outcomes, before=1) == 1
     told = capsys.readouterr()
-    assert told.err.count("its process was killed by SIGKILL, the last of 3 times") == 2 and "runs: 1 done, 2 died" in told.out
+    assert (
+        told.err.count("its process was killed by SIGKILL, the last of 3 times") == 2
+        and "runs: 1 done, 2 died" in told.out
+    )
 
 
 def kills_the_other(job, gpu):
-    """Seed 0 ends at once; seed 1, as deaf to signals as a training step, kills seed 0's idle process and then ends."""
-    ((config, folder),) = job
+    """Seed 0 ends at once; seed 1, as deaf to signals as a training step, kills seed 0's idle
+    process and then ends.
+    """
+    ((config, folder, _),) = job
     mine = folder.parent / f"pid{config.seed}"
     mine.write_text(str(os.getpid()))
     if config.seed == 1:
@@ -299,14 +342,19 @@ def kills_the_other(job, gpu):
             time.sleep(0.5)
             os.kill(int(other.read_text()), signal.SIGKILL)
             time.sleep(0.5)
-    return [grid.Outcome(str(folder), "done")]
+    return [Outcome(str(folder), "done")]
 
 
 def test_an_idle_worker_that_is_killed_stops_nobody(tmp_path, monkeypatch):
-    monkeypatch.setattr(grid, "work", kills_the_other)
-    runs = [main.open_run(config) for config in parse_runs([f"--runs_dir={tmp_path}", "--seed", "0", "1"]).configs]
-    outcomes = grid.in_processes([runs[:1], runs[1:]], 2)
-    assert {(outcome.path, outcome.state) for outcome in outcomes} == {(str(run.folder.path), "done") for run in runs}
+    monkeypatch.setattr(local, "work", kills_the_other)
+    runs = [
+        new_run(config)
+        for config in parse_runs([f"--runs_dir={tmp_path}", "--seed", "0", "1"]).configs
+    ]
+    outcomes = in_processes([runs[:1], runs[1:]], 2)
+    assert {(outcome.path, outcome.state) for outcome in outcomes} == {
+        (str(run.folder.path), "done") for run in runs
+    }
 
 
 def fails(job, gpu):
@@ -314,25 +362,34 @@ def fails(job, gpu):
 
 
 def test_a_defect_in_one_run_ends_that_run(tmp_path, monkeypatch, capfd):
-    monkeypatch.setattr(grid, "work", fails)
-    runs = [main.open_run(config) for config in parse_runs([f"--runs_dir={tmp_path}", "--seed", "0", "1"]).configs]
-    outcomes = grid.in_processes([runs[:1], runs[1:]], 2)
-    assert [outcome.state for outcome in outcomes] == ["died", "died"] and "failed with the error above" in outcomes[0].reason
+    monkeypatch.setattr(local, "work", fails)
+    runs = [
+        new_run(config)
+        for config in parse_runs([f"--runs_dir={tmp_path}", "--seed", "0", "1"]).configs
+    ]
+    outcomes = in_processes([runs[:1], runs[1:]], 2)
+    assert [outcome.state for outcome in outcomes] == [
+        "died",
+        "died",
+    ] and "failed with the error above" in outcomes[0].reason
     assert "RuntimeError: a defect" in capfd.readouterr().err
 
 
 def test_a_worker_is_told_its_gpu(tmp_path, monkeypatch):
     """A GPU a place; one that is killed is replaced on the same."""
-    monkeypatch.setattr(grid, "gpus", lambda config: 2)
-    monkeypatch.setattr(grid, "work", notes_its_gpu)
-    runs = [main.open_run(config) for config in parse_runs([f"--runs_dir={tmp_path}", "--seed", "0", "1", "2", "3"]).configs]
-    outcomes = grid.in_processes([[run] for run in runs], 2)
+    monkeypatch.setattr(local, "gpus", lambda config: 2)
+    monkeypatch.setattr(local, "work", notes_its_gpu)
+    runs = [
+        new_run(config)
+        for config in parse_runs([f"--runs_dir={tmp_path}", "--seed", "0", "1", "2", "3"]).configs
+    ]
+    outcomes = in_processes([[run] for run in runs], 2)
     assert {outcome.reason for outcome in outcomes} == {"0", "1"}
 
 
 def notes_its_gpu(job, gpu):
     time.sleep(0.5)
-    return [grid.Outcome(str(job[0][1]), "done", str(gpu))]
+    return [Outcome(str(job[0][1]), "done", str(gpu))]
 
 
 def starts_late(job, gpu):
@@ -341,14 +398,17 @@ def starts_late(job, gpu):
 
 @pytest.mark.parametrize("delay", [0.01, 0.03, 0.05, 0.08])
 def test_a_signal_while_workers_start_stops_them_all(tmp_path, monkeypatch, delay):
-    monkeypatch.setattr(grid, "work", starts_late)
-    runs = [main.open_run(config) for config in parse_runs([f"--runs_dir={tmp_path}", "--seed", *map(str, range(6))]).configs]
+    monkeypatch.setattr(local, "work", starts_late)
+    runs = [
+        new_run(config)
+        for config in parse_runs([f"--runs_dir={tmp_path}", "--seed", *map(str, range(6))]).configs
+    ]
     stop.listen()
     timer = threading.Timer(delay, os.kill, (os.getpid(), signal.SIGTERM))
     timer.start()
     try:
         with pytest.raises(KeyboardInterrupt):
-            grid.in_processes([[run] for run in runs], 6)
+            in_processes([[run] for run in runs], 6)
     finally:
         timer.join()
         signal.signal(signal.SIGINT, signal.default_int_handler)
@@ -370,12 +430,14 @@ def test_the_same_signal_twice_at_once_is_one(monkeypatch):
 
 
 def hold_again_and_again(folder, seconds, counts):
-    """Take the run, which never begins, and give it back; counts those moments at which another had it too, and the takings."""
+    """Take the run, which never begins, and give it back; counts those moments at which another had
+    it too, and the takings.
+    """
     inside, taken = folder.parent / "inside", 0
     deadline = time.time() + seconds
     while time.time() < deadline:
         run = RunFolder(folder)
-        if run.hold():
+        if run.hold.take():
             try:
                 os.close(os.open(inside, os.O_CREAT | os.O_EXCL))
                 inside.unlink()
@@ -389,7 +451,10 @@ def hold_again_and_again(folder, seconds, counts):
 def test_a_run_that_never_began_is_held_by_one_at_a_time(tmp_path):
     context = multiprocessing.get_context("spawn")
     counts = context.Array("i", 2)
-    crew = [context.Process(target=hold_again_and_again, args=(tmp_path / "runs" / "run", 3, counts)) for _ in range(3)]
+    crew = [
+        context.Process(target=hold_again_and_again, args=(tmp_path / "runs" / "run", 3, counts))
+        for _ in range(3)
+    ]
     for each in crew:
         each.start()
     for each in crew:
@@ -402,11 +467,14 @@ def test_a_disk_that_is_full_keeps_no_lock(tmp_path, monkeypatch, capsys):
         raise OSError(errno.ENOSPC, "No space left on device", str(path))
 
     with monkeypatch.context() as patch:
-        patch.setattr(runfolder, "save_state", full)
-        patch.setattr(RunFolder, "_close_log", lambda folder: full("tb", None))
+        patch.setattr("store.checkpoint.save_state", full)
+        patch.setattr("store.log.Log.close", lambda log: full("tb", None))
         assert go(tmp_path) == 2
     (folder,) = tmp_path.iterdir()
-    assert capsys.readouterr().err == f"main.py: error: {folder / 'partial.pt'}: No space left on device; mend that, and the same command goes on\n"
+    assert (
+        capsys.readouterr().err
+        == f"main.py: error: {folder / 'partial.pt'}: No space left on device; mend that, and the same command goes on\n"
+    )
     assert not (folder / "holder.json").exists() and go(tmp_path) == 0
 
 

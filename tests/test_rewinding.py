@@ -1,4 +1,6 @@
-"""Controls, criteria and transferred tickets: what each round starts from, on digits through the command line's own function."""
+"""Controls, criteria and transferred tickets: what each round starts from, on digits through the
+command line's own function.
+"""
 
 import json
 import shutil
@@ -8,23 +10,34 @@ import torch
 
 import main
 import pruning
-from utils import load_tensors, read_csv
+from helpers import only as one
+from store.files import load_tensors, read_csv, save_tensors
 
-SHORT = ["--prune_iterations=3", "--end_iter=2", "--prune_percent=50", "--dataset=digits", "--val_fraction=0.1"]
+SHORT = [
+    "--prune_iterations=3",
+    "--end_iter=2",
+    "--prune_percent=50",
+    "--dataset=digits",
+    "--val_fraction=0.1",
+]
 
 
 @pytest.fixture(scope="module")
 def runs(tmp_path_factory, cache):
     """A folder of runs: each prune type under one seed."""
     folder = tmp_path_factory.mktemp("runs")
-    flags = ["--prune_type", "lt", "reinit", "shuffle", "random", "finetune", "--workers=1", "--save_weights=last"]
+    flags = [
+        "--prune_type",
+        "lt",
+        "reinit",
+        "shuffle",
+        "random",
+        "finetune",
+        "--workers=1",
+        "--save_weights=last",
+    ]
     assert main.main([f"--runs_dir={folder}", f"--cache_dir={cache}", *flags, *SHORT]) == 0
     return folder
-
-
-def one(folder, pattern):
-    (found,) = folder.glob(pattern)
-    return found
 
 
 def masks(run, number):
@@ -36,14 +49,27 @@ def weights(run, number):
 
 
 def go(folder, *flags):
-    return main.main([f"--runs_dir={folder}", "--workers=1", *flags, *[f for f in SHORT if "prune_percent" not in f and "iterations" not in f]])
+    return main.main(
+        [
+            f"--runs_dir={folder}",
+            "--workers=1",
+            *flags,
+            *[f for f in SHORT if "prune_percent" not in f and "iterations" not in f],
+        ]
+    )
 
 
 def test_every_prune_type_has_the_same_densities_and_dense_round(runs):
     kinds = [one(runs, f"*-{kind}-*") for kind in ("lt", "reinit", "shuffle", "random", "finetune")]
-    assert [[row["kept"] for row in read_csv(kind / "rounds.csv")] for kind in kinds] == [[266200, 133100, 66550]] * 5
+    assert [[row["kept"] for row in read_csv(kind / "rounds.csv")] for kind in kinds] == [
+        [266200, 133100, 66550]
+    ] * 5
     dense = weights(kinds[0], 0)
-    assert all(torch.equal(value, weights(kind, 0)[name]) for kind in kinds for name, value in dense.items())
+    assert all(
+        torch.equal(value, weights(kind, 0)[name])
+        for kind in kinds
+        for name, value in dense.items()
+    )
 
 
 def test_shuffle_permutes_within_layers_and_random_removes_at_random(runs):
@@ -60,27 +86,38 @@ def test_shuffle_permutes_within_layers_and_random_removes_at_random(runs):
 
 
 def test_shuffled_masks_of_two_rounds_and_seeds_differ():
-    import rewinding
-
     mask = {"w": torch.arange(1000).reshape(10, 100) < 500}
-    draws = [rewinding.shuffled_within_layers(mask, seed, number)["w"] for seed, number in ((0, 1), (0, 2), (1, 1))]
+    draws = [
+        pruning.shuffled_within_layers(mask, seed, number)["w"]
+        for seed, number in ((0, 1), (0, 2), (1, 1))
+    ]
     assert all(draw.shape == (10, 100) and draw.sum() == 500 for draw in draws)
     assert not torch.equal(draws[0], draws[1]) and not torch.equal(draws[0], draws[2])
 
 
 def test_finetune_starts_from_the_trained_weights(runs, monkeypatch):
-    import train
-
     lt, finetune = one(runs, "*-lt-*"), one(runs, "*-finetune-*")
     seen = []
-    monkeypatch.setattr(train, "fit", lambda cohort, *rest: seen.append(cohort.unstack(cohort.state())[0]) or (_ for _ in ()).throw(KeyboardInterrupt))
-    for kind, source in ((finetune, weights(finetune, 1)), (lt, load_tensors(lt / "theta0.safetensors"))):
+    monkeypatch.setattr(
+        "experiment.fit",
+        lambda cohort, *rest: (
+            seen.append(cohort.unstack(cohort.state())[0])
+            or (_ for _ in ()).throw(KeyboardInterrupt)
+        ),
+    )
+    for kind, source in (
+        (finetune, weights(finetune, 1)),
+        (lt, load_tensors(lt / "theta0.safetensors")),
+    ):
         # as after round 1: the checkpoint there is what a stopped run has
         state = torch.load(kind / "checkpoint.pt", weights_only=True)
         copy = kind.parent.parent / f"copy-{kind.name}"
         shutil.copytree(kind, copy)
         (copy / "DONE").unlink()
-        state["next_round"], state["rounds"], state["epochs"] = 2, state["rounds"][:2], [e for e in state["epochs"] if e["round"] < 2]
+        state["rounds"], state["epochs"] = (
+            state["rounds"][:2],
+            [e for e in state["epochs"] if e["round"] < 2],
+        )
         if kind is finetune:
             state["trained"] = weights(finetune, 1)
         torch.save(state, copy / "checkpoint.pt")
@@ -92,14 +129,34 @@ def test_finetune_starts_from_the_trained_weights(runs, monkeypatch):
 
 def test_a_ticket_is_transferred_bit_for_bit(runs, tmp_path):
     source = one(runs, "*-lt-*")
-    assert go(tmp_path, f"--ticket={runs}/*-lt-s{{seed}}-*", "--attack=noise", "--mix_ratio=0.5", "--surrogate=fc1", f"--cache_dir={tmp_path}") == 0
+    assert (
+        go(
+            tmp_path,
+            f"--ticket={runs}/*-lt-s{{seed}}-*",
+            "--attack=noise",
+            "--mix_ratio=0.5",
+            "--surrogate=fc1",
+            f"--cache_dir={tmp_path}",
+        )
+        == 0
+    )
     run = one(tmp_path, "digits-fc1-noise0.5-lt_ticket-s0-*")
     theta0 = load_tensors(source / "theta0.safetensors")
-    assert all(torch.equal(value, load_tensors(run / "theta0.safetensors")[name]) for name, value in theta0.items())
+    assert all(
+        torch.equal(value, load_tensors(run / "theta0.safetensors")[name])
+        for name, value in theta0.items()
+    )
     for number in range(3):
-        assert all(torch.equal(mask, masks(run, number)[name]) for name, mask in masks(source, number).items())
+        assert all(
+            torch.equal(mask, masks(run, number)[name])
+            for name, mask in masks(source, number).items()
+        )
     saved = json.loads((run / "config.json").read_text())["flags"]
-    assert saved["prune_percent"] == 50 and saved["ticket_seed"] == 0 and saved["ticket_arm"].startswith("digits-fc1-clean-lt-")
+    assert (
+        saved["prune_percent"] == 50
+        and saved["ticket_seed"] == 0
+        and saved["ticket_arm"].startswith("digits-fc1-clean-lt-")
+    )
 
 
 def test_a_ticket_on_its_own_data_trains_to_what_it_did(runs, tmp_path):
@@ -107,33 +164,58 @@ def test_a_ticket_on_its_own_data_trains_to_what_it_did(runs, tmp_path):
     assert go(tmp_path, f"--ticket={source}", "--save_weights=last") == 0
     run = one(tmp_path, "*")
     for number in range(3):
-        assert all(torch.equal(value, weights(run, number)[name]) for name, value in weights(source, number).items())
+        assert all(
+            torch.equal(value, weights(run, number)[name])
+            for name, value in weights(source, number).items()
+        )
 
 
 def test_one_round_of_a_ticket_and_its_controls(runs, tmp_path):
     source = one(runs, "*-lt-*")
     assert go(tmp_path, "--prune_type", "lt", "reinit", "shuffle", f"--ticket={source}@2") == 0
-    lt, reinit, shuffle = (one(tmp_path, f"*-{kind}_ticket-*") for kind in ("lt", "reinit", "shuffle"))
+    lt, reinit, shuffle = (
+        one(tmp_path, f"*-{kind}_ticket-*") for kind in ("lt", "reinit", "shuffle")
+    )
     for run in (lt, reinit, shuffle):
         assert [row["kept"] for row in read_csv(run / "rounds.csv")] == [66550]
     theta0 = load_tensors(source / "theta0.safetensors")
     for name, mask in masks(source, 2).items():
         assert torch.equal(mask, masks(lt, 0)[name]) and torch.equal(mask, masks(reinit, 0)[name])
-        assert not torch.equal(mask, masks(shuffle, 0)[name]) and mask.sum() == masks(shuffle, 0)[name].sum()
+        assert (
+            not torch.equal(mask, masks(shuffle, 0)[name])
+            and mask.sum() == masks(shuffle, 0)[name].sum()
+        )
         assert torch.equal(load_tensors(shuffle / "theta0.safetensors")[name], theta0[name])
-        assert not torch.equal(load_tensors(reinit / "theta0.safetensors")[name], theta0[name])  # also with the ticket's seed
+        assert not torch.equal(
+            load_tensors(reinit / "theta0.safetensors")[name], theta0[name]
+        )  # also with the ticket's seed
 
 
 @pytest.mark.parametrize("criterion", ["snip", "grasp", "synflow"])
 @pytest.mark.parametrize("scope", ["layer", "global"])
 def test_criteria_prune_theta0_to_the_same_counts(criterion, scope, tmp_path):
     assert (
-        main.main([f"--runs_dir={tmp_path}", f"--criterion={criterion}", f"--prune_scope={scope}", "--prune_type", "lt", "reinit", "--workers=1", *SHORT]) == 0
+        main.main(
+            [
+                f"--runs_dir={tmp_path}",
+                f"--criterion={criterion}",
+                f"--prune_scope={scope}",
+                "--prune_type",
+                "lt",
+                "reinit",
+                "--workers=1",
+                *SHORT,
+            ]
+        )
+        == 0
     )
     lt, reinit = one(tmp_path, f"*-lt_{criterion}-*"), one(tmp_path, f"*-reinit_{criterion}-*")
     assert [row["kept"] for row in read_csv(lt / "rounds.csv")] == [266200, 133100, 66550]
     for number in range(3):
-        assert all(torch.equal(mask, masks(reinit, number)[name]) for name, mask in masks(lt, number).items())
+        assert all(
+            torch.equal(mask, masks(reinit, number)[name])
+            for name, mask in masks(lt, number).items()
+        )
     if scope == "layer":
         assert [pruning.counts({n: m})[0] for n, m in masks(lt, 1).items()] == [117600, 15000, 500]
 
@@ -155,26 +237,30 @@ def test_global_pruning_by_a_criterion_differs_from_magnitudes(tmp_path, runs):
         (["--ticket={lt}", "--prune_percent=20"], "where it is 50"),
         (["--ticket={lt}", "--prune_type=random"], "makes masks of its own"),
         (["--ticket={lt}", "--rewind_epoch=1"], "--ticket rewinds to what its run did"),
-        (["--criterion=snip", "--prune_type=finetune"], "needs trained weights"),
+        (["--criterion=snip", "--prune_type=finetune"], "makes masks of its own"),
         (["--prune_type=reinit", "--rewind_epoch=1"], "rewinds to nothing"),
         (["--criterion=snap"], "did you mean 'snip'"),
     ],
 )
 def test_flags_that_make_no_sense(flags, says, runs, tmp_path, capsys):
-    flags = [flag.replace("{runs}", str(runs)).replace("{lt}", str(one(runs, "*-lt-*"))) for flag in flags]
+    flags = [
+        flag.replace("{runs}", str(runs)).replace("{lt}", str(one(runs, "*-lt-*")))
+        for flag in flags
+    ]
     assert main.main([f"--runs_dir={tmp_path / 'none'}", *flags]) == 2
     error = capsys.readouterr().err
     assert says in error and error.count("\n") == 1 and not (tmp_path / "none").exists()
 
 
 def test_a_ticket_whose_mask_does_not_fit(runs, tmp_path, capsys):
-    from utils import save_tensors
-
     copy = tmp_path / "copy"
     shutil.copytree(one(runs, "*-lt-*"), copy)
     broken = masks(copy, 1)
     broken["net.fc2.weight"] = torch.ones(3, 4, dtype=torch.bool)
     save_tensors(copy / "masks" / "round_01.safetensors", broken)
     assert go(tmp_path / "runs", f"--ticket={copy}") == 2
-    assert "its mask of net.fc2.weight has shape 3x4 where this network has 100x300" in capsys.readouterr().err
+    assert (
+        "its mask of net.fc2.weight has shape 3x4 where this network has 100x300"
+        in capsys.readouterr().err
+    )
     assert not (tmp_path / "runs").exists()

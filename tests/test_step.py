@@ -1,9 +1,10 @@
-"""The step on fixed memory: replayed, it is the eager one; it never asks the host; learning rates are each run's own.
+"""The step on fixed memory: replayed, it is the eager one; it never asks the host; learning rates
+are each run's own.
 
-No GPU is needed: `Recorded` does with a step what a CUDA graph does, on the CPU. Where there is a GPU the real graph is held to the same.
+No GPU is needed: `Recorded` does with a step what a CUDA graph does, on the CPU. Where there is
+a GPU the real graph is held to the same.
 """
 
-import dataclasses
 import random
 import warnings
 
@@ -11,20 +12,30 @@ import pytest
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
-import step
+import engine.graph as graph
+import engine.optimizer as optimizer_module
+import engine.step as step
 import train
 from config import RunConfig
-from test_train import CONFIG, CPU, half_masks, make_data, ordered, small_net, states
+from engine.cohort import Cohort, Data
+from helpers import CONFIG, CPU, half_masks, make_data, of_run, ordered, small_net, states
 from utils import shuffled
 
-DEVICES = ["cpu", pytest.param("cuda", marks=pytest.mark.skipif(not torch.cuda.is_available(), reason="torch sees no CUDA device"))]
+DEVICES = [
+    "cpu",
+    pytest.param(
+        "cuda",
+        marks=pytest.mark.skipif(not torch.cuda.is_available(), reason="torch sees no CUDA device"),
+    ),
+]
 
 
 class Recorded(TorchDispatchMode):
-    """Notes each kernel that work() starts and the memory it reads and writes; replay() starts them again on that memory.
+    """Notes each kernel that work() starts and the memory it reads and writes; replay() starts them
+    again on that memory.
 
-    As a CUDA graph would, it knows nothing of Python: a tensor that a step binds anew stays the one of the capture. Kernels whose
-    result the host must wait for cannot be captured.
+    As a CUDA graph would, it knows nothing of Python: a tensor that a step binds anew stays the
+    one of the capture. Kernels whose result the host must wait for cannot be captured.
     """
 
     def __init__(self, work):
@@ -34,7 +45,13 @@ class Recorded(TorchDispatchMode):
             work()
 
     def __torch_dispatch__(self, kernel, types, args=(), kwargs=None):
-        if kernel.name() in ("aten::_local_scalar_dense", "aten::nonzero", "aten::masked_select", "aten::equal", "aten::is_nonzero"):
+        if kernel.name() in (
+            "aten::_local_scalar_dense",
+            "aten::nonzero",
+            "aten::masked_select",
+            "aten::equal",
+            "aten::is_nonzero",
+        ):
             raise RuntimeError(f"operation not permitted when stream is capturing: {kernel.name()}")
         result = kernel(*args, **(kwargs or {}))
         self.kernels.append((kernel, args, kwargs or {}, result))
@@ -47,8 +64,14 @@ class Recorded(TorchDispatchMode):
         with torch._C._AutoDispatchBelowAutograd():  # where they were recorded
             for kernel, args, kwargs, result in self.kernels:
                 again = kernel(*args, **kwargs)
-                for old, new in zip(*([x] if isinstance(x, torch.Tensor) else x or [] for x in (result, again)), strict=True):
-                    if isinstance(old, torch.Tensor) and old.untyped_storage().data_ptr() != new.untyped_storage().data_ptr():
+                for old, new in zip(
+                    *([x] if isinstance(x, torch.Tensor) else x or [] for x in (result, again)),
+                    strict=True,
+                ):
+                    if (
+                        isinstance(old, torch.Tensor)
+                        and old.untyped_storage().data_ptr() != new.untyped_storage().data_ptr()
+                    ):
                         old.copy_(new)
 
 
@@ -56,13 +79,13 @@ class Recorded(TorchDispatchMode):
 def graphs(monkeypatch):
     """Let Replay capture on the CPU, by Recorded; the list of what it captured."""
     captured = []
-    monkeypatch.setattr(step, "GRAPHS", {"cpu", "cuda"})
+    monkeypatch.setattr(graph, "GRAPHS", {"cpu", "cuda"})
 
     def capture(work):
         captured.append(Recorded(work))
         return captured[-1]
 
-    monkeypatch.setattr(step, "capture", capture)
+    monkeypatch.setattr(graph, "capture", capture)
     return captured
 
 
@@ -71,7 +94,14 @@ CASES = {
     "sgd": {"optimizer": "sgd"},
     "augmented": {"augment": True},
     "bf16": {"precision": "bf16"},
-    "online": {"attack": "fgsm", "attack_mode": "online", "norm": "linf", "mix_ratio": 0.5, "epsilon": 0.1, "attack_steps": 1},
+    "online": {
+        "attack": "fgsm",
+        "attack_mode": "online",
+        "norm": "linf",
+        "mix_ratio": 0.5,
+        "epsilon": 0.1,
+        "attack_steps": 1,
+    },
     "schedule": {"warmup_steps": 5, "lr_drops": "1", "valid_steps": 1},
 }
 
@@ -79,11 +109,11 @@ CASES = {
 @pytest.mark.parametrize("runs, density", [(1, 0.5), (1, 0.15), (2, 0.5)])
 @pytest.mark.parametrize("case", CASES)
 def test_a_replayed_step_is_the_eager_step(case, runs, density, graphs, monkeypatch):
-    config = dataclasses.replace(CONFIG, end_iter=4, **CASES[case])
+    config = CONFIG.replace(end_iter=4, **CASES[case])
     ends = []
     for devices in (set(), {"cpu"}):
-        monkeypatch.setattr(step, "GRAPHS", devices)
-        cohort = train.Cohort(small_net(), states(runs), half_masks(runs, density), CPU, config.precision)
+        monkeypatch.setattr(graph, "GRAPHS", devices)
+        cohort = Cohort(small_net(), states(runs), half_masks(runs, density), CPU, config.precision)
         fit = train.fit(cohort, make_data(runs), ordered(config, *range(runs)), 0)
         ends.append((cohort.state(), fit.best, fit.rows))
     assert len(graphs) == 2  # the step and the validation
@@ -99,21 +129,22 @@ def test_the_recording_finds_a_step_that_binds_its_memory_anew_and_one_that_asks
     def rebinds():
         kept["total"] = kept["total"] + 1
 
-    replay = step.Replay(rebinds, CPU)
-    for _ in range(step.EAGER + 3):
+    replay = graph.Replay(rebinds, CPU)
+    for _ in range(graph.EAGER + 3):
         replay()
-    assert kept["total"].item() == step.EAGER + 1 != step.EAGER + 3  # what a graph would do with it
-    asks = step.Replay(lambda: count.add_(1) if count.item() < 100 else None, CPU)
+    # what a graph would do with it
+    assert kept["total"].item() == graph.EAGER + 1 != graph.EAGER + 3
+    asks = graph.Replay(lambda: count.add_(1) if count.item() < 100 else None, CPU)
     with warnings.catch_warnings(record=True) as told:
         warnings.simplefilter("always")
-        for _ in range(step.EAGER + 3):
+        for _ in range(graph.EAGER + 3):
             asks()
-    assert count.item() == step.EAGER + 3  # it went on without
+    assert count.item() == graph.EAGER + 3  # it went on without
     assert len(told) == 1 and "without a CUDA graph" in str(told[0].message)
 
 
 def test_running_out_of_memory_in_a_capture_is_told_as_such(monkeypatch):
-    monkeypatch.setattr(step, "GRAPHS", {"cpu"})
+    monkeypatch.setattr(graph, "GRAPHS", {"cpu"})
 
     def capture(work):
         try:
@@ -121,10 +152,10 @@ def test_running_out_of_memory_in_a_capture_is_told_as_such(monkeypatch):
         finally:
             raise RuntimeError("the capture failed due to a previous error")
 
-    monkeypatch.setattr(step, "capture", capture)
-    replay = step.Replay(lambda: None, CPU)
+    monkeypatch.setattr(graph, "capture", capture)
+    replay = graph.Replay(lambda: None, CPU)
     with pytest.raises(torch.OutOfMemoryError):
-        for _ in range(step.EAGER + 1):
+        for _ in range(graph.EAGER + 1):
             replay()
 
 
@@ -132,43 +163,61 @@ def test_running_out_of_memory_in_a_capture_is_told_as_such(monkeypatch):
 @pytest.mark.parametrize("runs", [1, 3])
 @pytest.mark.parametrize("case", CASES)
 def test_on_a_gpu_graph_eager_and_cpu_agree(case, runs, monkeypatch):
-    config = dataclasses.replace(CONFIG, **({"end_iter": 3, "optimizer": "sgd"} | CASES[case]))
+    config = CONFIG.replace(**({"end_iter": 3, "optimizer": "sgd"} | CASES[case]))
     ends = []
     for device, devices in (("cpu", set()), ("cuda", set()), ("cuda", {"cuda"})):
-        monkeypatch.setattr(step, "GRAPHS", devices)
+        monkeypatch.setattr(graph, "GRAPHS", devices)
         data = make_data(runs)
-        data = train.Data(*(getattr(data, name).to(device) for name in ("images", "labels", "train_index", "val_index")))
-        cohort = train.Cohort(small_net(), states(runs), half_masks(runs), torch.device(device), config.precision)
+        data = Data(
+            *(
+                getattr(data, name).to(device)
+                for name in ("images", "labels", "train_index", "val_index")
+            )
+        )
+        cohort = Cohort(
+            small_net(), states(runs), half_masks(runs), torch.device(device), config.precision
+        )
         with warnings.catch_warnings():
             warnings.simplefilter("error")  # a capture that failed
             train.fit(cohort, data, ordered(config, *range(runs)), 0)
         ends.append({name: value.cpu().float() for name, value in cohort.state().items()})
     for name, value in ends[2].items():
         assert torch.allclose(value, ends[1][name], atol=1e-4), name
-        assert torch.allclose(value, ends[0][name], atol=2e-2 if config.precision == "bf16" else 2e-3), name
+        assert torch.allclose(
+            value, ends[0][name], atol=2e-2 if config.precision == "bf16" else 2e-3
+        ), name
 
 
 @pytest.mark.parametrize("optimizer", ["adam", "sgd"])
 def test_learning_rates_are_each_runs_own(optimizer):
     rates, data = [0.01, 0.001, 0.001, 0.03], make_data(4)
-    configs = [dataclasses.replace(CONFIG, optimizer=optimizer, lr=lr, order_seed=run, warmup_steps=3) for run, lr in enumerate(rates)]
-    cohort = train.Cohort(small_net(), states(4), half_masks(4, 0.2), CPU)
+    configs = [
+        CONFIG.replace(optimizer=optimizer, lr=lr, order_seed=run, warmup_steps=3)
+        for run, lr in enumerate(rates)
+    ]
+    cohort = Cohort(small_net(), states(4), half_masks(4, 0.2), CPU)
     train.fit(cohort, data, configs, 0)
-    assert step.runs_by_rate(configs) == [(0.01, slice(0, 1)), (0.001, slice(1, 3)), (0.03, slice(3, 4))]
+    assert optimizer_module.runs_by_rate(configs) == [
+        (0.01, slice(0, 1)),
+        (0.001, slice(1, 3)),
+        (0.03, slice(3, 4)),
+    ]
     for run in range(4):
-        alone = train.Cohort(small_net(), states(4)[run : run + 1], half_masks(4, 0.2)[run : run + 1], CPU)
-        train.fit(alone, train.Data(data.images, data.labels, data.train_index[run : run + 1], data.val_index[run : run + 1]), configs[run : run + 1], 0)
+        alone = Cohort(
+            small_net(), states(4)[run : run + 1], half_masks(4, 0.2)[run : run + 1], CPU
+        )
+        train.fit(alone, of_run(data, run), configs[run : run + 1], 0)
         for name, value in alone.state().items():
             assert torch.allclose(value.float(), cohort.state()[name][run].float(), atol=1e-4), name
 
 
 def test_without_momentum_sgd_is_torchs():
-    config = dataclasses.replace(RunConfig(), optimizer="sgd", momentum=0.0, lr=0.1, weight_decay=1e-2)
+    config = RunConfig.of({}).replace(optimizer="sgd", momentum=0.0, lr=0.1, weight_decay=1e-2)
     net = small_net()
-    cohort = train.Cohort(net, [net.state_dict()], [{}], CPU)
+    cohort = Cohort(net, [net.state_dict()], [{}], CPU)
     images, labels = torch.rand(20, 1, 8, 8), torch.randint(0, 3, (20,))
     oracle = torch.optim.SGD(net.parameters(), lr=0.1, weight_decay=1e-2)
-    mine = step.Optimizer(cohort.params, {}, [config])
+    mine = optimizer_module.Optimizer(cohort.params, {}, [config])
     cohort.model.train()
     net.train()
     for _ in range(3):
@@ -176,7 +225,10 @@ def test_without_momentum_sgd_is_torchs():
         oracle.zero_grad()
         torch.nn.functional.cross_entropy(net(images), labels).backward()
         oracle.step()
-    assert all(torch.allclose(value, cohort.params[name], atol=1e-6) for name, value in net.named_parameters())
+    assert all(
+        torch.allclose(value, cohort.params[name], atol=1e-6)
+        for name, value in net.named_parameters()
+    )
 
 
 @pytest.mark.parametrize("device", DEVICES)
@@ -196,7 +248,9 @@ def test_shuffled_is_splitmix64_sorted_and_a_permutation(device):
     orders = shuffled(500, seeds, torch.device(device)).tolist()
     for seed, order in zip(seeds, orders, strict=True):
         numbers = splitmix64(seed, 500)
-        assert order == sorted(range(500), key=numbers.__getitem__) and sorted(order) == list(range(500))
+        assert order == sorted(range(500), key=numbers.__getitem__) and sorted(order) == list(
+            range(500)
+        )
 
 
 def test_shuffled_puts_every_place_everywhere_equally_often():

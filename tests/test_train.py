@@ -1,6 +1,7 @@
-"""Training laws: zeros stay zero, a cohort equals its runs, nothing is dropped, nothing is selected on the test set."""
+"""Training laws: zeros stay zero, a cohort equals its runs, nothing is dropped, nothing is selected
+on the test set.
+"""
 
-import dataclasses
 from functools import partial
 
 import pytest
@@ -9,60 +10,39 @@ import torch.nn.functional as F
 from torch import nn
 
 import archs
+import engine.optimizer
+import engine.step as step
 import pruning
-import step
 import train
-from config import RunConfig, attack_settings
+from config import attack_settings
+from engine.cohort import Cohort, Data
+from engine.optimizer import Optimizer
+from helpers import (
+    CONFIG,
+    CPU,
+    dense_cohort,
+    half_masks,
+    make_data,
+    of_run,
+    ordered,
+    small_net,
+    states,
+    whitebox,
+)
 from utils import shuffled, stream
-
-CPU = torch.device("cpu")
-CONFIG = dataclasses.replace(RunConfig(), end_iter=2, batch_size=50, lr=1e-3)
-
-
-def ordered(config, *seeds):
-    """This configuration once for each order seed."""
-    return [dataclasses.replace(config, order_seed=seed) for seed in seeds]
-
-
-def small_net(channels=1):
-    """Everything a cohort must stack: convolution, batch-norm with buffers, linear.
-
-    No bias before batch-norm: its gradient is rounding noise around 0, which Adam blows up to full steps.
-    """
-    return nn.Sequential(nn.Conv2d(channels, 4, 3, bias=False), nn.BatchNorm2d(4), nn.ReLU(), nn.AdaptiveAvgPool2d(4), nn.Flatten(), nn.Linear(64, 3))
-
-
-def make_data(runs=1, count=130, held_out=30, shape=(1, 8, 8)):
-    torch.manual_seed(7)
-    images, labels = torch.rand(count + held_out, *shape), torch.randint(0, 3, (count + held_out,))
-    order = torch.stack([torch.randperm(count + held_out) for _ in range(runs)])
-    return train.Data(images, labels, order[:, :count], order[:, count:])
-
-
-def states(runs, make=small_net):
-    made = []
-    for run in range(runs):
-        torch.manual_seed(run)
-        made.append({name: value.clone() for name, value in make().state_dict().items()})
-    return made
-
-
-def half_masks(runs, density=0.5):
-    generator = torch.Generator().manual_seed(3)
-    return [{name: torch.rand(mask.shape, generator=generator) < density for name, mask in pruning.ones(small_net()).items()} for _ in range(runs)]
 
 
 @pytest.mark.parametrize("optimizer", ["adam", "sgd"])
 @pytest.mark.parametrize("augment", [False, True])
 def test_a_cohort_of_three_equals_three_runs(optimizer, augment):
-    config = dataclasses.replace(CONFIG, optimizer=optimizer, augment=augment, weight_decay=1e-3, lr=0.01)
+    config = CONFIG.replace(optimizer=optimizer, augment=augment, weight_decay=1e-3, lr=0.01)
     data, begin, masks = make_data(3), states(3), half_masks(3)
-    cohort = train.Cohort(small_net(), begin, masks, CPU)
+    cohort = Cohort(small_net(), begin, masks, CPU)
     together = train.fit(cohort, data, ordered(config, 11, 12, 13), 1)
     ends = cohort.unstack(cohort.state())
     for run in range(3):
-        alone = train.Cohort(small_net(), [begin[run]], [masks[run]], CPU)
-        own = train.Data(data.images, data.labels, data.train_index[run : run + 1], data.val_index[run : run + 1])
+        alone = Cohort(small_net(), [begin[run]], [masks[run]], CPU)
+        own = of_run(data, run)
         fit = train.fit(alone, own, ordered(config, 11 + run), 1)
         for name, value in alone.unstack(alone.state())[0].items():
             assert torch.allclose(value, ends[run][name], atol=2e-5), name
@@ -75,9 +55,9 @@ def test_a_cohort_of_three_equals_three_runs(optimizer, augment):
 @pytest.mark.parametrize("density", [0.5, 0.15], ids=["masked", "gathered"])
 @pytest.mark.parametrize("optimizer", ["adam", "sgd"])
 def test_pruned_weights_are_exactly_zero_after_any_number_of_steps(optimizer, density):
-    config = dataclasses.replace(CONFIG, optimizer=optimizer, weight_decay=1e-2, momentum=0.9, lr=0.05)
+    config = CONFIG.replace(optimizer=optimizer, weight_decay=1e-2, momentum=0.9, lr=0.05)
     masks = half_masks(1, density)
-    cohort = train.Cohort(small_net(), states(1), masks, CPU)
+    cohort = Cohort(small_net(), states(1), masks, CPU)
     train.fit(cohort, make_data(), ordered(config, 0), 0)
     for name, mask in masks[0].items():
         assert not cohort.params[name][~mask].any()
@@ -85,9 +65,11 @@ def test_pruned_weights_are_exactly_zero_after_any_number_of_steps(optimizer, de
 
 
 def test_negative_weights_train_too():
-    """Defect: gradients were zeroed where weight < 1e-6, without abs, which froze every negative weight."""
+    """Defect: gradients were zeroed where weight < 1e-6, without abs, which froze every negative
+    weight.
+    """
     begin, masks = states(1), half_masks(1)
-    cohort = train.Cohort(small_net(), begin, masks, CPU)
+    cohort = Cohort(small_net(), begin, masks, CPU)
     train.fit(cohort, make_data(), ordered(CONFIG, 0), 0)
     for name, mask in masks[0].items():
         negative = mask & (begin[0][name] < 0)
@@ -96,9 +78,9 @@ def test_negative_weights_train_too():
 
 @pytest.mark.parametrize("optimizer", ["adam", "sgd"])
 def test_r1_equals_a_plain_training_loop_with_torchs_optimizer(optimizer):
-    config = dataclasses.replace(CONFIG, optimizer=optimizer, weight_decay=1e-3)
+    config = CONFIG.replace(optimizer=optimizer, weight_decay=1e-3)
     data = make_data()
-    cohort = train.Cohort(small_net(), states(1), [pruning.ones(small_net())], CPU)
+    cohort = dense_cohort()
     fit = train.fit(cohort, data, ordered(config, 5), 0)
     net = small_net()
     net.load_state_dict(states(1)[0])
@@ -115,16 +97,27 @@ def test_r1_equals_a_plain_training_loop_with_torchs_optimizer(optimizer):
         assert torch.allclose(value, cohort.state()[name], atol=1e-5), name
     net.eval()
     logits, truth = net(data.images[data.val_index[0]]), data.labels[data.val_index[0]]
-    assert fit.rows[0][-1]["val_accuracy"] == pytest.approx(100 * (logits.argmax(1) == truth).float().mean().item(), abs=1e-3)
-    assert fit.rows[0][-1]["val_loss"] == pytest.approx(F.cross_entropy(logits, truth).item(), abs=1e-4)
+    assert fit.rows[0][-1]["val_accuracy"] == pytest.approx(
+        100 * (logits.argmax(1) == truth).float().mean().item(), abs=1e-3
+    )
+    assert fit.rows[0][-1]["val_loss"] == pytest.approx(
+        F.cross_entropy(logits, truth).item(), abs=1e-4
+    )
 
 
 def test_an_epoch_shows_every_image_once_the_short_last_batch_included():
-    """Defect: the last batch was dropped but the sum divided by the full length, which capped accuracy at 99.6 %."""
+    """Defect: the last batch was dropped but the sum divided by the full length, which capped
+    accuracy at 99.6 %.
+    """
     data = make_data()
-    cohort = train.Cohort(small_net(), states(1), [pruning.ones(small_net())], CPU)
+    cohort = dense_cohort()
     batches = []
-    stepper = step.Stepper(cohort, data, ordered(CONFIG, 0), lambda images, labels: batches.append((images, labels)) or images)
+    stepper = step.Stepper(
+        cohort,
+        data,
+        ordered(CONFIG, 0),
+        lambda images, labels: batches.append((images, labels)) or images,
+    )
     stepper.start(0, 0)
     for size in stepper.sizes:
         stepper.step(size)
@@ -135,33 +128,41 @@ def test_an_epoch_shows_every_image_once_the_short_last_batch_included():
 
 def test_evaluation_counts_every_image_once():
     images, labels = torch.rand(2345, 1, 8, 8), torch.randint(0, 3, (2345,))
-    cohort = train.Cohort(small_net(), states(1), [pruning.ones(small_net())], CPU)
+    cohort = dense_cohort()
     net = small_net()
     net.load_state_dict(states(1)[0])
     expected = (net.eval()(images).argmax(1) == labels).float().mean().item()
-    assert train.evaluate(cohort, images, labels)[1].item() == pytest.approx(100 * expected, abs=1e-4)
+    assert train.evaluate(cohort, images, labels)[1].item() == pytest.approx(
+        100 * expected, abs=1e-4
+    )
 
 
 def test_the_last_epoch_is_validated_whatever_valid_freq():
-    """Defect: evaluation came before training in each epoch, so the reported network was not the final one."""
-    config = dataclasses.replace(CONFIG, end_iter=5, valid_freq=2)
+    """Defect: evaluation came before training in each epoch, so the reported network was not the
+    final one.
+    """
+    config = CONFIG.replace(end_iter=5, valid_freq=2)
     data = make_data()
-    cohort = train.Cohort(small_net(), states(1), [pruning.ones(small_net())], CPU)
+    cohort = dense_cohort()
     rows = train.fit(cohort, data, ordered(config, 0), 0).rows[0]
     assert [row["epoch"] for row in rows] == [2, 4, 5]
-    assert rows[-1]["val_accuracy"] == pytest.approx(train.evaluate(cohort, data.images, data.labels, data.val_index)[1].item())
+    assert rows[-1]["val_accuracy"] == pytest.approx(
+        train.evaluate(cohort, data.images, data.labels, data.val_index)[1].item()
+    )
 
 
 def test_validation_by_steps():
-    config = dataclasses.replace(CONFIG, valid_steps=2)
-    cohort = train.Cohort(small_net(), states(1), [pruning.ones(small_net())], CPU)
-    assert [row["iteration"] for row in train.fit(cohort, make_data(), ordered(config, 0), 0).rows[0]] == [2, 4, 6]
+    config = CONFIG.replace(valid_steps=2)
+    cohort = dense_cohort()
+    assert [
+        row["iteration"] for row in train.fit(cohort, make_data(), ordered(config, 0), 0).rows[0]
+    ] == [2, 4, 6]
 
 
 def test_best_weights_are_those_of_the_highest_validation_accuracy():
-    config = dataclasses.replace(CONFIG, end_iter=6, lr=0.05)
+    config = CONFIG.replace(end_iter=6, lr=0.05)
     data = make_data()
-    cohort = train.Cohort(small_net(), states(1), [pruning.ones(small_net())], CPU)
+    cohort = dense_cohort()
     fit = train.fit(cohort, data, ordered(config, 0), 0)
     cohort.load(fit.best)
     accuracy = train.evaluate(cohort, data.images, data.labels, data.val_index)[1].item()
@@ -172,35 +173,39 @@ def test_a_round_does_not_depend_on_what_ran_before():
     results = []
     for before in (0, 3):
         torch.rand(before)
-        cohort = train.Cohort(small_net(), states(1), half_masks(1), CPU)
+        cohort = Cohort(small_net(), states(1), half_masks(1), CPU)
         train.fit(cohort, make_data(), ordered(CONFIG, 4), 2)
         results.append(cohort.state())
     assert all(torch.equal(results[0][name], results[1][name]) for name in results[0])
 
 
 def test_a_rewound_net_trains_from_its_epoch_on():
-    config = dataclasses.replace(CONFIG, end_iter=4, rewind_epoch=1)
+    config = CONFIG.replace(end_iter=4, rewind_epoch=1)
     data = make_data()
-    dense = train.Cohort(small_net(), states(1), [pruning.ones(small_net())], CPU)
+    dense = dense_cohort()
     fit = train.fit(dense, data, ordered(config, 0), 0)
-    one_epoch = train.Cohort(small_net(), states(1), [pruning.ones(small_net())], CPU)
-    train.fit(one_epoch, data, ordered(dataclasses.replace(CONFIG, end_iter=1), 0), 0)
+    one_epoch = dense_cohort()
+    train.fit(one_epoch, data, ordered(CONFIG.replace(end_iter=1), 0), 0)
     assert all(torch.equal(value, fit.rewind[name]) for name, value in one_epoch.state().items())
-    later = train.Cohort(small_net(), [fit.rewind], [pruning.ones(small_net())], CPU)
-    assert [row["epoch"] for row in train.fit(later, data, ordered(config, 0), 1).rows[0]] == [2, 3, 4]
+    later = Cohort(small_net(), [fit.rewind], [pruning.ones(small_net())], CPU)
+    assert [row["epoch"] for row in train.fit(later, data, ordered(config, 0), 1).rows[0]] == [
+        2,
+        3,
+        4,
+    ]
 
 
 def test_a_loss_that_is_not_a_number_stops_and_says_where():
     data = make_data()
     data.images[data.train_index[0, 0]] = float("nan")
-    cohort = train.Cohort(small_net(), states(1), [pruning.ones(small_net())], CPU)
+    cohort = dense_cohort()
     with pytest.raises(train.Diverged, match=r"loss is nan in round 2, epoch 1, step \d"):
         train.fit(cohort, data, ordered(CONFIG, 0), 2)
 
 
 def test_the_learning_rate_warms_up_and_drops_the_same_in_every_round():
     """Defect: the learning rate of round 0 differed from later rounds."""
-    config = dataclasses.replace(CONFIG, warmup_steps=4, lr_drops="2,3")
+    config = CONFIG.replace(warmup_steps=4, lr_drops="2,3")
     rates = [step.schedule_factor(config, *at) for at in [(1, 0), (4, 0), (9, 1), (10, 2), (20, 3)]]
     assert rates == pytest.approx([0.25, 1, 1, 0.1, 0.01])
 
@@ -218,22 +223,33 @@ def test_crop_and_flip_is_the_plain_loop():
 
 
 def online(mix_ratio=0.5, epsilon=0.1):
-    return dataclasses.replace(CONFIG, attack="fgsm", attack_mode="online", norm="linf", mix_ratio=mix_ratio, epsilon=epsilon, attack_steps=1)
+    return CONFIG.replace(
+        attack="fgsm",
+        attack_mode="online",
+        norm="linf",
+        mix_ratio=mix_ratio,
+        epsilon=epsilon,
+        attack_steps=1,
+    )
 
 
 def test_online_mode_attacks_the_present_net():
-    """A fixed perturbation would not: after the weights change, the same batch is attacked otherwise, and by the formula."""
-    cohort = train.Cohort(small_net(), states(1), [pruning.ones(small_net())], CPU)
+    """A fixed perturbation would not: after the weights change, the same batch is attacked
+    otherwise, and by the formula.
+    """
+    cohort = dense_cohort()
     cohort.model.train()
     images, labels = torch.rand(10, 1, 8, 8), torch.randint(0, 3, (10,))
     buffers = {name: value.clone() for name, value in cohort.buffers.items()}
-    first = train.attack_online(cohort, images, labels, online())
-    assert cohort.model.training and all(torch.equal(value, buffers[name]) for name, value in cohort.buffers.items())
+    first = train.online_attack(cohort, online())(images, labels)
+    assert cohort.model.training and all(
+        torch.equal(value, buffers[name]) for name, value in cohort.buffers.items()
+    )
     assert torch.equal(first[5:], images[5:]) and (first[:5] != images[:5]).any()
     with torch.no_grad():
         for value in cohort.params.values():
             value.mul_(-1)
-    second = train.attack_online(cohort, images, labels, online())
+    second = train.online_attack(cohort, online())(images, labels)
     assert (second[:5] != first[:5]).float().mean() > 0.2
     cohort.model.eval()
     x = images[:5].clone().requires_grad_()
@@ -248,24 +264,29 @@ def test_online_training_makes_the_net_robust():
     for k in range(3):  # a class is a bright row, wider than the attack
         images[labels == k, 0, 2 * k] += 0.6
     order = torch.randperm(400)[None]
-    data = train.Data(images, labels, order[:, :300], order[:, 300:])
-    settings = attack_settings(online(epsilon=0.15), "fgsm", (1, 8, 8))
+    data = Data(images, labels, order[:, :300], order[:, 300:])
+    settings = attack_settings(online(epsilon=0.15), "fgsm", False)
     found = []
-    for config in (dataclasses.replace(CONFIG, end_iter=15, lr=5e-3), dataclasses.replace(online(epsilon=0.15), end_iter=15, lr=5e-3)):
-        cohort = train.Cohort(small_net(), states(1), [pruning.ones(small_net())], CPU)
+    for config in (
+        CONFIG.replace(end_iter=15, lr=5e-3),
+        online(epsilon=0.15).replace(end_iter=15, lr=5e-3),
+    ):
+        cohort = dense_cohort()
         train.fit(cohort, data, ordered(config, 0), 0)
-        found.append(train.attack_whitebox(cohort, settings, images, labels, torch.arange(400).numpy())[0].item())
+        found.append(
+            whitebox(cohort, settings, images, labels, torch.arange(400).numpy())[0].item()
+        )
     assert found[1] > found[0] + 10, found
 
 
 def test_an_online_cohort_equals_its_runs():
     data, begin, masks = make_data(2), states(2), half_masks(2)
-    config = dataclasses.replace(online(), optimizer="sgd")
-    cohort = train.Cohort(small_net(), begin, masks, CPU)
+    config = online().replace(optimizer="sgd")
+    cohort = Cohort(small_net(), begin, masks, CPU)
     train.fit(cohort, data, ordered(config, 0, 1), 0)
     for run in range(2):
-        alone = train.Cohort(small_net(), [begin[run]], [masks[run]], CPU)
-        train.fit(alone, train.Data(data.images, data.labels, data.train_index[run : run + 1], data.val_index[run : run + 1]), ordered(config, run), 0)
+        alone = Cohort(small_net(), [begin[run]], [masks[run]], CPU)
+        train.fit(alone, of_run(data, run), ordered(config, run), 0)
         for name, value in alone.state().items():
             assert torch.allclose(value.float(), cohort.state()[name][run].float(), atol=1e-4), name
 
@@ -273,11 +294,13 @@ def test_an_online_cohort_equals_its_runs():
 def test_bf16_trains_nearly_as_fp32_and_keeps_its_weights_in_fp32():
     ends = []
     for precision in ("fp32", "bf16"):
-        cohort = train.Cohort(small_net(), states(1), half_masks(1), CPU, precision)
-        train.fit(cohort, make_data(), ordered(dataclasses.replace(CONFIG, optimizer="sgd"), 0), 0)
+        cohort = Cohort(small_net(), states(1), half_masks(1), CPU, precision)
+        train.fit(cohort, make_data(), ordered(CONFIG.replace(optimizer="sgd"), 0), 0)
         ends.append(cohort.state())
     for name, value in ends[0].items():
-        assert ends[1][name].dtype == value.dtype and torch.allclose(value.float(), ends[1][name].float(), atol=2e-2), name
+        assert ends[1][name].dtype == value.dtype and torch.allclose(
+            value.float(), ends[1][name].float(), atol=2e-2
+        ), name
     assert any(not torch.equal(value, ends[1][name]) for name, value in ends[0].items())
     assert all(not ends[1][name][~mask].any() for name, mask in half_masks(1)[0].items())
 
@@ -287,29 +310,48 @@ def test_bf16_trains_nearly_as_fp32_and_keeps_its_weights_in_fp32():
 def test_gathering_the_alive_weights_is_masking_them(optimizer, runs, monkeypatch):
     ends = []
     for threshold in (0.0, 1.1):
-        monkeypatch.setattr(step, "SPARSE", threshold)
-        cohort = train.Cohort(small_net(), states(runs), half_masks(runs, 0.2), CPU)
-        train.fit(cohort, make_data(runs), ordered(dataclasses.replace(CONFIG, optimizer=optimizer, weight_decay=1e-3), *range(runs)), 0)
+        monkeypatch.setattr(engine.optimizer, "SPARSE", threshold)
+        cohort = Cohort(small_net(), states(runs), half_masks(runs, 0.2), CPU)
+        train.fit(
+            cohort,
+            make_data(runs),
+            ordered(CONFIG.replace(optimizer=optimizer, weight_decay=1e-3), *range(runs)),
+            0,
+        )
         ends.append(cohort.state())
-    assert all(torch.allclose(value.float(), ends[1][name].float(), atol=1e-6) for name, value in ends[0].items())
+    assert all(
+        torch.allclose(value.float(), ends[1][name].float(), atol=1e-6)
+        for name, value in ends[0].items()
+    )
 
 
 def test_an_image_alone_joins_the_batch_before_it():
     assert step.batch_bounds(121, 60) == [(0, 60), (60, 121)]
     assert step.batch_bounds(130, 60) == [(0, 60), (60, 120), (120, 130)]
-    assert step.batch_bounds(1, 60) == [(0, 1)] and step.batch_bounds(3, 1) == [(0, 1), (1, 2), (2, 3)]
+    assert step.batch_bounds(1, 60) == [(0, 1)] and step.batch_bounds(3, 1) == [
+        (0, 1),
+        (1, 2),
+        (2, 3),
+    ]
 
 
 def test_training_loss_is_the_mean_since_the_last_validation():
     every, second = (
         train.fit(
-            train.Cohort(small_net(), states(1), half_masks(1), CPU), make_data(), ordered(dataclasses.replace(CONFIG, end_iter=4, valid_freq=freq), 0), 0
+            Cohort(small_net(), states(1), half_masks(1), CPU),
+            make_data(),
+            ordered(CONFIG.replace(end_iter=4, valid_freq=freq), 0),
+            0,
         )
         for freq in (1, 2)
     )
     every, second = every.rows[0], second.rows[0]
-    assert second[0]["train_loss"] == pytest.approx((every[0]["train_loss"] + every[1]["train_loss"]) / 2)
-    assert second[1]["train_loss"] == pytest.approx((every[2]["train_loss"] + every[3]["train_loss"]) / 2)
+    assert second[0]["train_loss"] == pytest.approx(
+        (every[0]["train_loss"] + every[1]["train_loss"]) / 2
+    )
+    assert second[1]["train_loss"] == pytest.approx(
+        (every[2]["train_loss"] + every[3]["train_loss"]) / 2
+    )
 
 
 def test_dropout_nets_repeat_and_refuse_to_share():
@@ -317,36 +359,45 @@ def test_dropout_nets_repeat_and_refuse_to_share():
     begin, masks = [{n: v.clone() for n, v in net.state_dict().items()}], [pruning.ones(net)]
     ends = []
     for _ in range(2):
-        cohort = train.Cohort(net, begin, masks, CPU)
+        cohort = Cohort(net, begin, masks, CPU)
         train.fit(cohort, make_data(), ordered(CONFIG, 0), 0)
         ends.append(cohort.state()["1.weight"])
     assert torch.equal(*ends)
     with pytest.raises(ValueError, match="cohorts of one"):
-        train.Cohort(net, begin * 2, masks * 2, CPU)
+        Cohort(net, begin * 2, masks * 2, CPU)
 
 
 def test_real_networks_train_as_cohorts():
     for name in ("fc1", "resnet20"):
         net = archs.build(name, (1, 28, 28), 3, ([0.5], [0.3]))
         data = make_data(2, count=40, held_out=10, shape=(1, 28, 28))
-        begin = [archs.build(name, (1, 28, 28), 3, ([0.5], [0.3]), seed=s).state_dict() for s in (0, 1)]
-        config = dataclasses.replace(CONFIG, batch_size=20, end_iter=1, optimizer="sgd")
-        cohort = train.Cohort(net, begin, [pruning.ones(net)] * 2, CPU)
+        begin = [
+            archs.build(name, (1, 28, 28), 3, ([0.5], [0.3]), seed=s).state_dict() for s in (0, 1)
+        ]
+        config = CONFIG.replace(batch_size=20, end_iter=1, optimizer="sgd")
+        cohort = Cohort(net, begin, [pruning.ones(net)] * 2, CPU)
         train.fit(cohort, data, ordered(config, 0, 1), 0)
         for run in range(2):
-            alone = train.Cohort(net, [begin[run]], [pruning.ones(net)], CPU)
-            train.fit(alone, train.Data(data.images, data.labels, data.train_index[run : run + 1], data.val_index[run : run + 1]), ordered(config, run), 0)
+            alone = Cohort(net, [begin[run]], [pruning.ones(net)], CPU)
+            train.fit(alone, of_run(data, run), ordered(config, run), 0)
             for key, value in alone.state().items():
-                assert torch.allclose(value.float(), cohort.state()[key][run].float(), atol=1e-4), (name, key)
+                assert torch.allclose(value.float(), cohort.state()[key][run].float(), atol=1e-4), (
+                    name,
+                    key,
+                )
 
 
 @pytest.mark.parametrize("shape", [(1, 28, 28), (3, 32, 32)], ids=["28x28x1", "32x32x3"])
 @pytest.mark.parametrize("name", archs.ARCHS)
 def test_every_network_takes_a_training_step(name, shape):
     net = archs.build(name, shape, 3, ([0.5] * shape[0], [0.3] * shape[0]))
-    cohort = train.Cohort(net, [net.state_dict()], [pruning.ones(net)], CPU)
+    cohort = Cohort(net, [net.state_dict()], [pruning.ones(net)], CPU)
     cohort.model.train()
     before = cohort.state()
-    optimizer = step.Optimizer(cohort.params, cohort.masks, [CONFIG])
-    loss = step.train_step(cohort, torch.rand(4, *shape), torch.tensor([0, 1, 2, 0]), optimizer, torch.tensor([1e-3]))
-    assert torch.isfinite(loss) and all(not torch.equal(before[name], cohort.params[name]) for name in cohort.masks)
+    optimizer = Optimizer(cohort.params, cohort.masks, [CONFIG])
+    loss = step.train_step(
+        cohort, torch.rand(4, *shape), torch.tensor([0, 1, 2, 0]), optimizer, torch.tensor([1e-3])
+    )
+    assert torch.isfinite(loss) and all(
+        not torch.equal(before[name], cohort.params[name]) for name in cohort.masks
+    )

@@ -1,0 +1,297 @@
+"""The cache: the surrogate that data sets are attacked against, and every attacked image.
+
+Both are made once. An entry's name covers everything that made it, the attack's code included, and
+a larger --mix_ratio attacks only what is missing.
+"""
+
+import ast
+import contextlib
+import importlib.metadata
+import inspect
+import textwrap
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from filelock import FileLock
+from tqdm import tqdm
+
+import archs
+import attacks
+import data
+import pruning
+from attacked.levels import LEVELS, from_levels, settle, to_float
+from config import attack_settings
+from engine.cohort import Cohort, Data
+from store.files import load_tensors, misfit, of_the_system, save_tensors, write_atomic, write_json
+from train import fit
+from utils import UserError, fingerprint, hash8, one_line, stream
+
+VERSION = 1  # of how both are made here; a change that changes them needs another
+BATCH = 64  # fastest on a CPU, where most sets are made; a GPU takes a whole file
+SHARD = 4096  # images a file: what a kill can lose
+
+
+def cache_folder(cache_dir, kind, name, recipe):
+    """<cache_dir>/<kind>/<name>-<hash8 of the recipe>."""
+    return Path(cache_dir) / kind / f"{name}-{hash8(recipe)}"
+
+
+@contextlib.contextmanager
+def locked(folder):
+    """Hold the folder's lock, so that two processes that want the same thing make it once."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        lock = FileLock(folder / ".lock")
+        lock.acquire()
+    except OSError as error:
+        why = f"cannot be written ({error.strerror}): name a folder that can"
+        raise UserError(f"--cache_dir: {folder} {why}") from error
+    try:
+        yield
+    finally:
+        lock.release()
+
+
+# The surrogate ---------------------------------------------------------------------------------
+
+
+def surrogate(config, dataset, device, say=print):
+    """The network the data set is attacked against, in eval mode with frozen weights.
+
+    It trains on clean images with Adam 1e-3 and batches of 128, on a split of its own
+    (--attack_seed), and keeps its best epoch on the held-out part.
+    """
+    stats = data.channel_stats(dataset.train_images)
+    seed = stream(config.attack_seed, "surrogate")
+    size = (dataset.in_shape, dataset.num_classes)
+    net = archs.build(config.surrogate, *size, stats, "torch", seed)
+    recipe = {
+        "dataset": dataset.name,
+        "images": fingerprint(dataset.train_images, dataset.train_labels),
+        "arch": config.surrogate,
+        "epochs": surrogate_epochs(config, dataset),
+        "seed": config.attack_seed,
+        "training": f"adam 1e-3, batch 128, version {VERSION}",
+    }
+    name = f"{dataset.name}-{config.surrogate}"
+    folder = cache_folder(config.cache_dir, "surrogates", name, recipe)
+    path = folder / "weights.safetensors"
+    with locked(folder):
+        state = _load_surrogate(path, net, say)
+        if state is None:
+            epochs = recipe["epochs"]
+            on = f"on clean {dataset.name} ({epochs} epochs)"
+            say(f"training the surrogate {config.surrogate} {on}")
+            state = _train_surrogate(net, config, dataset, epochs, device, say)
+            write_json(folder / "recipe.json", recipe)
+            save_tensors(path, state)
+    net.load_state_dict(state)
+    return net.to(device).eval().requires_grad_(False)
+
+
+def surrogate_epochs(config, dataset):
+    """--surrogate_epochs; for 0 three passes, more for a small data set: 300 batches of 128."""
+    return config.surrogate_epochs or max(3, -(-300 * 128 // len(dataset.train_labels)))
+
+
+def _load_surrogate(path, net, say):
+    if not path.exists():
+        return None
+    try:
+        state = load_tensors(path)
+        if not misfit(state, net.state_dict()):
+            return state
+    except UserError:
+        pass
+    say(f"note: {path} is damaged and is made again")
+    path.unlink()
+    return None
+
+
+def _train_surrogate(net, config, dataset, epochs, device, say):
+    """Train through the same code as the runs: a cohort of one, nothing pruned."""
+    settings = config.replace(
+        optimizer="adam", lr=1e-3, batch_size=128, weight_decay=0.0, end_iter=epochs,
+        rewind_epoch=0, warmup_steps=0, lr_drops="", precision="fp32", augment=False, valid_freq=1,
+        valid_steps=0, order_seed=stream(config.attack_seed, "surrogate order"),
+    )  # fmt: skip
+    seed = stream(config.attack_seed, "surrogate split")
+    split = data.split(len(dataset.train_labels), 1 / 12, seed)
+    train_index, val_index = (torch.from_numpy(part)[None].to(device) for part in split)
+    labels = torch.from_numpy(dataset.train_labels).to(device)
+    pool = Data(to_float(dataset.train_images, device), labels, train_index, val_index)
+    cohort = Cohort(net, [net.state_dict()], [pruning.ones(net)], device)
+    with tqdm(total=epochs, desc="surrogate", unit="epoch", leave=False, disable=None) as bar:
+
+        def on_epoch(epoch, rows):
+            last = rows[0][-1]
+            loss, accuracy = f"{last['train_loss']:.4f}", f"{last['val_accuracy']:.2f} %"
+            bar.set_postfix(loss=loss, val=accuracy)
+            bar.update()
+            # a log is told now and then that work goes on
+            if bar.disable and (epoch + 1) % max(1, epochs // 5) == 0:
+                say(
+                    f"  surrogate epoch {epoch + 1} of {epochs}: loss {loss}, validation {accuracy}"
+                )
+
+        best = fit(cohort, pool, [settings], 0, on_epoch).best
+    return cohort.unstack(best)[0]
+
+
+# Attacked images -------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class AttackedSet:
+    """Attacked versions of some images of a data set, as the cache keeps them.
+
+    index: (N,) positions in the data set's part, ascending; pixels: (N, C, H, W) uint16 levels of
+    1/65535; before, after: (N,) bool, whether the surrogate classified the clean and the attacked
+    image correctly; seconds: (N,) that each took.
+    """
+
+    index: np.ndarray
+    pixels: np.ndarray
+    before: np.ndarray
+    after: np.ndarray
+    seconds: np.ndarray
+
+
+def attacked_set(config, dataset, part, wanted, model, say=print):
+    """The AttackedSet of the images `wanted` (positions) of `part` ("train" or "test").
+
+    Only missing ones are attacked.
+    """
+    folder, wanted = attacked_folder(config, dataset, model), np.unique(wanted)
+    with locked(folder):
+        have = _read_shards(folder, part, dataset.in_shape, say)
+        missing = np.setdiff1d(wanted, have.index)
+        if len(missing):
+            write_json(folder / "recipe.json", attack_recipe(config, dataset, model))
+            cached = f"({len(wanted) - len(missing):,} were cached)"
+            what = f"{len(missing):,} {part} images of {dataset.name}"
+            say(f"attacking {what} with {config.attack} {cached}")
+            _attack_missing(config, folder, part, dataset, missing, model, say)
+            have = _read_shards(folder, part, dataset.in_shape, say)
+    rows = np.searchsorted(have.index, wanted)
+    picked = (have.pixels, have.before, have.after, have.seconds)
+    return AttackedSet(wanted, *(values[rows] for values in picked))
+
+
+def attacked_folder(config, dataset, model):
+    """Where the attacked images of these flags are kept."""
+    name = f"{dataset.name}-{config.attack}-{config.surrogate}"
+    recipe = attack_recipe(config, dataset, model)
+    return cache_folder(config.cache_dir, "attacked", name, recipe)
+
+
+def attack_recipe(config, dataset, model):
+    """Everything that makes an attacked image what it is."""
+    settings = attack_settings(config, config.attack, dataset.in_shape[0] > 1)
+    return {
+        "dataset": dataset.name,
+        "images": dataset.fingerprint,
+        "surrogate": config.surrogate,
+        "surrogate_weights": fingerprint(*(v.cpu() for v in model.state_dict().values())),
+        "attack": settings.attack,
+        "norm": settings.norm,
+        **dict(settings.values),
+        "seed": config.attack_seed,
+        "levels": LEVELS,
+        "version": VERSION,
+        "code": code_of(maker(settings)),
+        "deeprobust": importlib.metadata.version("deeprobust"),
+    }
+
+
+def maker(settings):
+    """The function that makes data sets with these settings."""
+    return settings.entry().dataset or settings.entry().make
+
+
+def code_of(function):
+    """A hash of a function's code and of all that it calls in its own module.
+
+    Comments, docstrings and layout do not count, so that only a change of the code makes attacked
+    images anew.
+    """
+    parts, waiting = {}, [function]
+    while waiting:
+        one = waiting.pop()
+        tree = ast.parse(textwrap.dedent(inspect.getsource(one)))
+        for node in ast.walk(tree):
+            if isinstance(node, ast.FunctionDef) and ast.get_docstring(node) is not None:
+                node.body = node.body[1:] or [ast.Pass()]
+        parts[one.__qualname__] = ast.unparse(tree)
+        names = {node.id for node in ast.walk(tree) if isinstance(node, ast.Name)}
+        for name in sorted(names & one.__globals__.keys()):
+            value = one.__globals__[name]
+            if isinstance(value, int | float | str):
+                parts[name] = repr(value)
+            elif inspect.isfunction(value) and value.__module__ == function.__module__:
+                waiting += [value] if value.__qualname__ not in parts else []
+    return hash8(parts)
+
+
+def _attack_missing(config, folder, part, dataset, missing, model, say=print):
+    """Attack these images in batches and write them as shards, each of which appears whole."""
+    images, labels = getattr(dataset, f"{part}_images"), getattr(dataset, f"{part}_labels")
+    settings = attack_settings(config, config.attack, dataset.in_shape[0] > 1)
+    make, device = maker(settings), next(model.parameters()).device
+    within = not settings.entry().minimal()
+    batch = BATCH if device.type == "cpu" else SHARD
+    title = f"{config.attack} {part}"
+    with tqdm(total=len(missing), desc=title, unit="image", leave=False, disable=None) as bar:
+        for first in range(0, len(missing), SHARD):
+            began, made = time.perf_counter(), []
+            shard = missing[first : first + SHARD]
+            for start in range(0, len(shard), batch):
+                index = shard[start : start + batch]
+                clean = to_float(images[index], device)
+                truth = torch.from_numpy(labels[index]).to(device)
+                starts = attacks.starts_for(config.attack_seed, part, index, clean)
+                attacked = make(model, clean, truth, settings, starts)
+                levels = settle(model, images[index], truth, attacked, keep_within=within)
+                before = attacks.is_correct(model, clean, truth)
+                after = attacks.is_correct(model, from_levels(levels, device), truth)
+                made.append((index, levels, before.cpu().numpy(), after.cpu().numpy()))
+                bar.update(len(index))
+            columns = map(np.concatenate, zip(*made, strict=True))
+            arrays = dict(zip(("index", "pixels", "before", "after"), columns, strict=True))
+            seconds = (time.perf_counter() - began) / len(shard)
+            arrays["seconds"] = np.full(len(shard), seconds, np.float32)
+            path = folder / f"{part}-{fingerprint(shard)}.npz"
+            write_atomic(path, lambda name, arrays=arrays: np.savez_compressed(name, **arrays))
+            # a log is told now and then that work goes on
+            if bar.disable and first + SHARD < len(missing):
+                say(f"  {first + SHARD:,} of {len(missing):,}")
+
+
+def _read_shards(folder, part, shape, say):
+    """Every cached image of `part`; a shard that cannot be read is removed, to be made again."""
+    kinds = {"index": np.int64, "pixels": np.uint16, "before": bool, "after": bool}
+    kinds["seconds"] = np.float32
+    empty = [np.empty((0, *shape) if n == "pixels" else 0, kind) for n, kind in kinds.items()]
+    shards = [empty]
+    for path in sorted(folder.glob(f"{part}-*.npz")):
+        try:
+            with np.load(path, allow_pickle=False) as file:
+                arrays = {name: file[name] for name in kinds}
+            count = len(arrays["index"])
+            whole = all(a.dtype == kinds[n] and len(a) == count for n, a in arrays.items())
+            whole = whole and arrays["pixels"].shape[1:] == tuple(shape)
+            if not whole or arrays["index"].min(initial=0) < 0:
+                raise ValueError("its arrays are not an attacked set's")
+            shards.append(list(arrays.values()))
+        except Exception as error:  # zipfile, zlib and numpy each have their own type
+            if of_the_system(error):
+                why = one_line(error) or type(error).__name__
+                raise UserError(f"{path} cannot be read ({why})") from error
+            say(f"note: {path} is damaged ({error}) and is made again")
+            path.unlink()
+    index, *others = map(np.concatenate, zip(*shards, strict=True))
+    index, rows = np.unique(index, return_index=True)
+    return AttackedSet(index, *(values[rows] for values in others))

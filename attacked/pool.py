@@ -1,0 +1,145 @@
+"""The pool that runs draw from: clean images first, their attacked versions after them.
+
+Images are (N, C, H, W) floats in [0, 1]; labels are the true ones.
+"""
+
+import dataclasses
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+
+import data
+from attacked import quality
+from attacked.cache import attacked_folder, attacked_set, surrogate
+from attacked.levels import from_levels, to_float
+from attacks import PARAMETERS
+from engine.cohort import Data
+from store.files import write_json
+from utils import permutation
+
+# beside the attack's parameters, what tells one run's attacked set from another's
+KEY = ("attack", "attack_mode", "norm", "surrogate", "surrogate_epochs", "attack_seed")
+
+
+@dataclass
+class Images:
+    """What a cohort trains and is tested on, on the device."""
+
+    train: Data
+    test: torch.Tensor  # (T, C, H, W), clean
+    test_labels: torch.Tensor  # (T,)
+    attacked_test: list  # per run: (T, C, H, W), or None without an attack
+    reports: list  # per run: a dict, or None
+
+    def only(self, runs):
+        """The same for some of the runs, by place."""
+        index = torch.tensor(runs, dtype=torch.long, device=self.test.device)
+        rows = {n: getattr(self.train, n)[index] for n in ("train_index", "val_index")}
+        attacked = [self.attacked_test[run] for run in runs]
+        reports = [self.reports[run] for run in runs]
+        train = dataclasses.replace(self.train, **rows)
+        return dataclasses.replace(self, train=train, attacked_test=attacked, reports=reports)
+
+    def samples(self, run):
+        """(clean, attacked) test images (10, C, H, W) of a run, or None without an attack."""
+        attacked = self.attacked_test[run]
+        return None if attacked is None else (self.test[:10].cpu(), attacked[:10].cpu())
+
+
+@dataclass
+class Attacked:
+    """An attacked set as the pool has it."""
+
+    train: object  # AttackedSet
+    test: object
+    offset: int  # where its training images begin in the pool
+    test_images: torch.Tensor
+    warnings: list
+
+
+def build_images(configs, dataset, device, say=print):
+    """The pool, index vectors and test sets of runs that share a data set, each attack's once."""
+    clean = to_float(dataset.train_images, device)
+    labels = torch.from_numpy(dataset.train_labels).to(device)
+    test = to_float(dataset.test_images, device)
+    splits = [data.split(len(clean), config.val_fraction, config.seed) for config in configs]
+    # of each run: positions of its attacked images, of the training and of the validation part
+    picked = [
+        [chosen(config, part, name) for part, name in zip(split, ("train", "val"), strict=True)]
+        for config, split in zip(configs, splits, strict=True)
+    ]
+    sets, pools, size = {}, [clean], len(clean)
+    for config in configs:
+        key = attack_key(config)
+        if config.attack is None or config.attack_mode == "online" or key in sets:
+            continue
+        same = [
+            parts for parts, other in zip(picked, configs, strict=True) if attack_key(other) == key
+        ]
+        wanted = np.concatenate([positions for parts in same for positions in parts])
+        sets[key] = attack(config, dataset, wanted, size, device, say)
+        pools.append(from_levels(sets[key].train.pixels, device))
+        size += len(pools[-1])
+    mine = [sets.get(attack_key(config)) for config in configs]
+    index = [
+        [in_pool(part, hit, attacked) for part, hit in zip(split, parts, strict=True)]
+        for split, parts, attacked in zip(splits, picked, mine, strict=True)
+    ]
+    train_index, val_index = (
+        torch.from_numpy(np.stack(part)).to(device) for part in zip(*index, strict=True)
+    )
+    copies = [labels[torch.from_numpy(s.train.index).to(device)] for s in sets.values()]
+    pool = torch.cat(pools) if len(pools) > 1 else clean
+    reports = [
+        attacked and quality.figures(dataset, attacked, np.concatenate(parts))
+        for attacked, parts in zip(mine, picked, strict=True)
+    ]
+    return Images(
+        Data(pool, torch.cat([labels, *copies]), train_index, val_index),
+        test,
+        torch.from_numpy(dataset.test_labels).to(device),
+        [attacked and attacked.test_images for attacked in mine],
+        reports,
+    )
+
+
+def attack(config, dataset, wanted, offset, device, say):
+    """The Attacked of a run's flags: the training images `wanted` and the whole test set."""
+    model = surrogate(config, dataset, device, say)
+    train = attacked_set(config, dataset, "train", wanted, model, say)
+    every = np.arange(len(dataset.test_labels))
+    test = attacked_set(config, dataset, "test", every, model, say)
+    warnings = quality.warnings_of(config, dataset, test, model)
+    attacked = Attacked(train, test, offset, from_levels(test.pixels, device), warnings)
+    folder = attacked_folder(config, dataset, model)
+    write_json(folder / "report.json", quality.figures(dataset, attacked, train.index))
+    return attacked
+
+
+def attack_key(config):
+    """What tells the attacked set of one run of a cohort from another's."""
+    return tuple(getattr(config, name) for name in (*KEY, *PARAMETERS))
+
+
+def chosen(config, part, name):
+    """The positions of `part` that are attacked beforehand in this run."""
+    ratio = config.mix_ratio if config.attack_mode == "static" else 0
+    return mixed(part, ratio, config.seed, name)
+
+
+def mixed(part, mix_ratio, seed, name):
+    """The positions of `part` that are attacked: the first round(mix_ratio * N) of a drawn order.
+
+    The order depends on the seed alone, so what is attacked at 25 % is also attacked at 50 %.
+    """
+    order = permutation(len(part), seed, "mix", name).numpy()
+    return part[order[: round(mix_ratio * len(part))]]
+
+
+def in_pool(part, picked, attacked):
+    """Positions in the pool for the images `part`, those in `picked` as attacked versions."""
+    if not len(picked):
+        return part
+    place = attacked.offset + np.searchsorted(attacked.train.index, part)
+    return np.where(np.isin(part, picked), place, part)

@@ -1,0 +1,1 @@
+"""How training is fast and can stop anywhere."""

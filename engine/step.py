@@ -1,0 +1,157 @@
+"""The training step on memory that stays where it is: an epoch's batches, rates and losses.
+
+They lie on the device, and the step finds its own place among them.
+"""
+
+import torch
+import torch.nn.functional as F
+
+from engine.optimizer import Optimizer
+from utils import generator, shuffled, stream
+
+
+class Stepper:
+    """A cohort's training steps: `start` an epoch, then `step` through its batch `sizes`; `losses`
+    (steps, R) fill up on the device.
+
+    configs: R RunConfigs that differ in nothing but what a cohort's runs may have for their own;
+    change(images, labels) -> images, if given, is applied to each batch (online attacks).
+    """
+
+    def __init__(self, cohort, data, configs, change=None):
+        self.cohort, self.data, self.configs, self.change = cohort, data, configs, change
+        self.config, device = configs[0], data.images.device
+        self.count = data.train_index.shape[1]
+        self.sizes = [
+            end - start for start, end in batch_bounds(self.count, self.config.batch_size)
+        ]
+        self.steps = len(self.sizes)
+        self.optimizer = Optimizer(cohort.params, cohort.masks, configs)
+        self.order = torch.empty_like(data.train_index)
+        self.shifts = (
+            torch.empty(*self.order.shape, 3, dtype=torch.long, device=device)
+            if self.config.augment
+            else None
+        )
+        self.rates = torch.empty(self.steps, len(self.optimizer.groups), device=device)
+        self.losses = torch.empty(self.steps, cohort.size, device=device)
+        # of the step within its epoch
+        self.number = torch.zeros(1, dtype=torch.long, device=device)
+        self.range = torch.arange(self.config.batch_size + 1, device=device)
+
+    def start(self, round_number, epoch):
+        """Lay out an epoch: each run's order and crops, from its own streams (seed, name, round,
+        epoch), and learning rates.
+        """
+        seeds = [config.order_seed for config in self.configs]
+        order = shuffled(
+            self.count,
+            [stream(seed, "order", round_number, epoch) for seed in seeds],
+            self.order.device,
+        )
+        torch.gather(self.data.train_index, 1, order, out=self.order)
+        if self.shifts is not None:
+            self.shifts.copy_(
+                torch.stack(
+                    [crop_and_flip_draws(self.count, seed, round_number, epoch) for seed in seeds]
+                )
+            )
+        schedule = torch.tensor(
+            [
+                schedule_factor(self.config, epoch * self.steps + step + 1, epoch)
+                for step in range(self.steps)
+            ],
+            dtype=torch.double,
+        )
+        self.rates.copy_(
+            schedule[:, None]
+            * torch.tensor([lr for lr, _ in self.optimizer.groups], dtype=torch.double)
+        )
+        self.number.zero_()
+        # dropout and the random starts of online attacks draw from torch's own generator
+        torch.manual_seed(stream(seeds[0], "dropout", round_number, epoch))
+
+    def go_to(self, number, losses):
+        """Skip to step `number` of the epoch that was started; losses (number, R) are those of the
+        steps before it.
+        """
+        self.number.fill_(number)
+        self.losses[:number] = losses
+
+    def step(self, size=None):
+        """Train on the epoch's next batch: batch_size images, or `size`, which only the last batch
+        may have.
+        """
+        size = size or self.config.batch_size
+        places = self.number * self.config.batch_size + self.range[:size]
+        index = self.cohort.select(self.order.index_select(1, places))
+        images, labels = self.data.images[index], self.data.labels[index]
+        if self.shifts is not None:
+            images = crop_and_flip(images, self.cohort.select(self.shifts.index_select(1, places)))
+        if self.change:
+            images = self.change(images, labels)
+        losses = train_step(
+            self.cohort, images, labels, self.optimizer, self.rates.index_select(0, self.number)[0]
+        )
+        self.losses.index_copy_(0, self.number, losses.view(1, -1))
+        self.number += 1
+
+
+def train_step(cohort, images, labels, optimizer, rates):
+    """One update of every run, at the learning rates (groups,); returns the losses (R,) before it,
+    on the device.
+    """
+    losses = cohort.losses(images, labels)
+    # the runs share no weight, so the gradient of the sum is each run's own
+    gradients = torch.autograd.grad(
+        losses.sum() if cohort.size > 1 else losses, list(cohort.params.values())
+    )
+    # the fused optimisers read memory in order, and some gradients come in another order than their
+    # weights
+    gradients = [
+        gradient if gradient.stride() == param.stride() else torch.empty_like(param).copy_(gradient)
+        for gradient, param in zip(gradients, cohort.params.values(), strict=True)
+    ]
+    optimizer.step(gradients, rates)
+    return losses.detach()
+
+
+def schedule_factor(config, iteration, epoch):
+    """What the learning rate is multiplied by: linear warm-up over config.warmup_steps, then a
+    tenth after each epoch in config.lr_drops.
+    """
+    warm = min(1.0, iteration / config.warmup_steps) if config.warmup_steps else 1.0
+    drops = sum(epoch >= int(at) for at in config.lr_drops.split(",") if at)
+    return warm * 0.1**drops
+
+
+def batch_bounds(count, batch_size):
+    """(start, end) of each batch; the last is as short as it comes, but an image alone, which
+    batch-norm refuses, joins the batch before.
+    """
+    bounds = [(start, min(start + batch_size, count)) for start in range(0, count, batch_size)]
+    if len(bounds) > 1 and bounds[-1][1] - bounds[-1][0] == 1 < batch_size:
+        bounds[-2:] = [(bounds[-2][0], count)]
+    return bounds
+
+
+def crop_and_flip_draws(count, seed, round_number, epoch, padding=4):
+    """(N, 3) an image: rows and columns to shift by, 0 to 2 * padding, and 1 to flip."""
+    draws = generator(seed, "augment", round_number, epoch)
+    shift = torch.randint(0, 2 * padding + 1, (count, 2), generator=draws)
+    return torch.cat([shift, torch.randint(0, 2, (count, 1), generator=draws)], dim=1)
+
+
+def crop_and_flip(images, draws, padding=4):
+    """Each image (..., C, H, W) shifted within a border of zeros and flipped as its draws (..., 3)
+    say.
+    """
+    shape = images.shape
+    images, draws = images.flatten(0, -4), draws.flatten(0, -2)
+    height, width = shape[-2:]
+    rows = draws[:, 0, None] + torch.arange(height, device=images.device)  # (B, H)
+    columns = torch.arange(width, device=images.device).expand(len(draws), width)
+    columns = draws[:, 1, None] + torch.where(draws[:, 2, None] == 1, columns.flip(1), columns)
+    padded = F.pad(images, [padding] * 4).permute(0, 2, 3, 1)
+    each = torch.arange(len(images), device=images.device)[:, None, None]
+    return padded[each, rows[:, :, None], columns[:, None, :]].permute(0, 3, 1, 2).reshape(shape)

@@ -1,0 +1,471 @@
+"""The lottery ticket experiment (Frankle & Carbin 2019, section 1): train, test, prune, rewind.
+
+A run is rounds of that; `rounds` is the loop. What a round starts from is a prune type's
+(pruning.PRUNE_TYPES), which weights go a criterion's (pruning.CRITERIA), and what is measured of a
+trained round stands in COLUMNS.
+"""
+
+import functools
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+import torch
+from tqdm import tqdm
+
+import archs
+import data
+import pruning
+from attacked import quality
+from attacked.pool import Images, build_images
+from attacks import ATTACKS, attack_test_images
+from config import RunConfig, attack_settings
+from engine.cohort import Cohort
+from engine.machine import pick_device, set_threads
+from engine.place import Keeper
+from engine.signals import Interrupted, stop
+from results.figures import draw_samples
+from store.checkpoint import Progress
+from store.files import load_tensors, misfit, write_json
+from store.runfolder import RunFolder, load_masks
+from store.ticket import ticket_place
+from train import Diverged, Stopped, evaluate, fit
+from utils import Registry, UserError, eval_examples, stream
+
+
+@dataclass(eq=False)
+class Run:
+    """One run on its way: what it is, where it is kept, how far it has come."""
+
+    config: RunConfig
+    folder: RunFolder
+    progress: Progress = field(default_factory=Progress)
+    report: dict | None = None  # of its attacked images
+    label: str = ""  # before each of its lines, where several runs print
+
+
+@dataclass
+class Lab:
+    """What the runs of a cohort share."""
+
+    model: torch.nn.Module  # of their architecture, with anyone's weights
+    fresh: Callable  # (config, round) -> a state_dict drawn from the stream ("init", round)
+    images: Images
+    device: torch.device
+    say: Callable = tqdm.write
+
+
+@dataclass
+class Sources:
+    """What the next round could start from (pruning.PruneType.start)."""
+
+    rewound: dict  # theta_0, or the weights after --rewind_epoch
+    trained: dict  # the last round's weights, or under one-shot the dense net's
+    fresh: Callable  # () -> a fresh draw
+
+
+def train_cohort(runs, say=tqdm.write):
+    """Train runs of one kind (study.cohorts) together, from where they are to the end.
+
+    Returns (run, error) of those that diverged or cannot go on.
+    """
+    shared = runs[0].config
+    device = pick_device(shared.device, shared.gpu, say)
+    precision = "high" if shared.precision == "tf32" else "highest"
+    torch.set_float32_matmul_precision(precision)
+    # the optimiser's moments of dead units decay into denormals, which are slow
+    torch.set_flush_denormal(True)
+    dataset = data.load(shared.dataset, shared.data_dir)
+    size = (dataset.in_shape, dataset.num_classes)
+    stats = data.channel_stats(dataset.train_images)
+
+    def network(config, number):
+        seed = stream(config.seed, "init", number)
+        return archs.build(config.arch_type, *size, stats, config.init, seed)
+
+    model = network(shared, 0)
+    failed, sound = check(runs, model)
+    if not sound:
+        return failed
+    # a surrogate has convolutions, as a rule, and more threads serve it
+    surrogates = {run.config.surrogate for run in sound if run.config.surrogate}
+    set_threads(shared.threads, small=all(archs.is_small(name, *size) for name in surrogates))
+    images = build_images([run.config for run in sound], dataset, device, say)
+    lab = Lab(
+        model, lambda config, number: network(config, number).state_dict(), images, device, say
+    )
+    for place, run in enumerate(sound):
+        open_run(lab, run, place)
+    set_threads(shared.threads, small=archs.is_small(shared.arch_type, *size))
+    return failed + rounds(lab, sound)
+
+
+def check(runs, model):
+    """(failed, sound): (run, error) of those whose files or ticket do not fit, and the others."""
+    failed = []
+    for run in runs:
+        try:
+            run.folder.check_fits(run.progress, model, run.config)
+            check_ticket(run.config, model)
+        except UserError as error:
+            failed.append((run, error))
+        partial = run.progress.partial
+        if partial and misfit(partial.weights, model.state_dict()):
+            run.progress.partial = None  # of another network: the round begins again
+    return failed, [run for run in runs if run not in dict(failed)]
+
+
+def open_run(lab, run, place):
+    """Write what is known of a run before it trains; its progress has masks and theta_0 then."""
+    config, progress = run.config, run.progress
+    if progress.theta0 is None:
+        progress.theta0 = theta0(config, lab.fresh)
+    if progress.checkpoint.masks is None:
+        progress.checkpoint.masks = masks_of_round(lab, config, progress, 0, None, None)
+    run.report, samples = lab.images.reports[place], lab.images.samples(place)
+    draw = functools.partial(draw_samples, *samples) if samples else None
+    run.folder.start(config, lab.device, progress, run.report, draw, lab.say)
+    if progress.next_round == 0:
+        run.folder.log.begin(config, samples)
+    lab.say(f"run folder {run.folder.path}")
+    if run.report:
+        lab.say(quality.describe(config, run.report))
+        if config.mix_ratio == 1 and not ATTACKS[config.attack][config.norm].control:
+            right = "compare with --mix_ratio below 1"
+            what = "every training image is attacked, and such a set teaches the attack itself"
+            lab.say(f"warning: {what} (clean accuracy may be poor): {right}")
+
+
+def rounds(lab, runs):
+    """Every round that is still to do; returns (run, error) of the runs that diverged."""
+    diverged = []
+    with Bars(runs) as bars:
+        while runs and (number := runs[0].progress.next_round) < runs[0].config.prune_iterations:
+            began = time.perf_counter()
+            starts = [start_weights(lab, run, number) for run in runs]
+            masks = [run.progress.checkpoint.masks for run in runs]
+            cohort = Cohort(lab.model, starts, masks, lab.device, runs[0].config.precision)
+            try:
+                trained = train_round(lab, cohort, runs, number, bars)
+            except Diverged as error:
+                # those runs end alone; the others do this round again without them
+                diverged += [(runs[place], error) for place in error.runs]
+                left = [place for place in range(len(runs)) if place not in error.runs]
+                runs, lab.images = [runs[place] for place in left], lab.images.only(left)
+                continue
+            last = cohort.unstack(cohort.state())
+            rows = test_round(lab, cohort, runs, number, trained)
+            end_round(lab, cohort, runs, trained, last, rows, began, bars)
+    for run in runs:
+        run.folder.finish(run.config, run.progress)
+        print(f"done: {run.folder.path}")
+    return diverged
+
+
+def train_round(lab, cohort, runs, number, bars):
+    """The train.Fit of a round; Interrupted once a signal has been obeyed."""
+
+    def write(partials):
+        for run, partial in zip(runs, partials, strict=True):
+            run.folder.save_partial(run.config, partial)
+
+    begin = [run.progress.partial for run in runs]
+    for run in runs:
+        run.progress.partial = None
+    keeper = Keeper(begin if all(begin) else None, write, runs[0].config.save_freq)
+    configs = [run.config for run in runs]
+    try:
+        with stop.deferring():
+            return fit(cohort, lab.images.train, configs, number, bars.epoch, keeper)
+    except Stopped:
+        raise Interrupted(stop.signal) from None
+
+
+def test_round(lab, cohort, runs, number, trained):
+    """R rows of rounds.csv, but for the seconds; the cohort has the selected weights then."""
+    configs = [run.config for run in runs]
+    clean = lab.images.test, lab.images.test_labels
+    last = evaluate(cohort, *clean)[1]
+    cohort.load(trained.best)
+    tested = Tested(lab, cohort, configs, last)
+    rows = []
+    for run, epochs in zip(runs, trained.rows, strict=True):
+        kept, total = pruning.counts(run.progress.checkpoint.masks)
+        # max and min keep the earliest of equals
+        selected = max(epochs, key=lambda row: row["val_accuracy"])
+        stopped = min(epochs, key=lambda row: row["val_loss"])
+        rows.append({
+            "round": number,
+            "kept": kept,
+            "total": total,
+            "density": kept / total,
+            "best_epoch": selected["epoch"],
+            "early_stop_iteration": stopped["iteration"],
+            "val_accuracy": selected["val_accuracy"],
+        })  # fmt: skip
+    for measure in COLUMNS.values():
+        for row, columns in zip(rows, measure(tested), strict=True):
+            row |= columns
+    return rows
+
+
+def end_round(lab, cohort, runs, trained, last, rows, began, bars):
+    """Prune, and write the round and what the next one needs, run by run."""
+    best = cohort.unstack(trained.best)
+    rewind = cohort.unstack(trained.rewind) if trained.rewind else [None] * len(runs)
+    for place, run in enumerate(runs):
+        row, config, checkpoint = rows[place], run.config, run.progress.checkpoint
+        row["seconds"] = round(time.perf_counter() - began, 3)
+        masks = checkpoint.masks
+        batch = functools.cache(lab.images.train.some(place, config.seed))
+        advance(lab, run, row["round"], last[place], rewind[place], batch)
+        checkpoint.rounds.append(row)
+        checkpoint.epochs += [{"round": row["round"], **epoch} for epoch in trained.rows[place]]
+        weights = {"best": best[place], "last": last[place], "none": None}[config.save_weights]
+        if row["round"] == 0 and run.report:
+            report_transfer(lab, run, row)
+        run.folder.save_round(config, run.progress, masks, weights)
+        bars.round(run, row, masks)
+
+
+def report_transfer(lab, run, row):
+    """Add to the report what the attacked set does to the dense net; warn where that is little."""
+    clean, attacked = row["test_accuracy"], row[f"transfer_{run.config.attack}_accuracy"]
+    network = {"accuracy_before": clean, "accuracy_after": attacked}
+    write_json(run.folder.report, run.report | {"network": network})
+    warning = quality.transfer_warning(run.report, clean, attacked, run.config.mix_ratio)
+    if warning:
+        lab.say(f"warning: {warning}")
+
+
+# What a round starts from ----------------------------------------------------------------------
+
+
+def theta0(config, fresh):
+    """A run's theta_0: its own draw, or its ticket's, which may be rewound to a later epoch."""
+    if not config.ticket:
+        return fresh(config, 0)
+    folder, at = ticket_place(config.ticket)
+    if pruning.PRUNE_TYPES[config.prune_type].fresh:
+        # never the ticket's own theta_0, also where the seeds agree
+        return fresh(config, 0 if at is None else at)
+    source = RunFolder(folder)
+    return load_tensors(source.rewind if source.rewind.exists() else source.theta0)
+
+
+def start_weights(lab, run, number):
+    """The weights a round starts from, before its mask."""
+    progress, config = run.progress, run.config
+    if number == 0:
+        return progress.theta0
+    rewound = progress.rewind or progress.theta0
+    fresh = functools.partial(lab.fresh, config, number)
+    sources = Sources(rewound, progress.checkpoint.trained, fresh)
+    return pruning.PRUNE_TYPES[config.prune_type].start(sources)
+
+
+def masks_of_round(lab, config, progress, number, trained, batch):
+    """Masks of a round, before which `trained` were trained under the checkpoint's (None: none).
+
+    batch(count) -> (images, labels) on the device, for criteria that look at them.
+    """
+    kind = pruning.PRUNE_TYPES[config.prune_type]
+    if config.ticket:
+        masks = ticket_masks(config, number)
+    elif number == 0:
+        return pruning.ones(lab.model)
+    else:
+        masks = pruned(lab, config, progress, number, trained, batch)
+    return kind.masks(masks, config.seed, number)
+
+
+def pruned(lab, config, progress, number, trained, batch):
+    """The masks that pruning leaves in this round."""
+    every, kind = pruning.ones(lab.model), pruning.PRUNE_TYPES[config.prune_type]
+    keep = pruning.kept_in_round({n: m.numel() for n, m in every.items()}, config, number)
+    entry = pruning.CRITERIA[config.criterion]
+    anew = entry.of_theta0 or config.prune_schedule == "oneshot"
+    masks = every if anew else progress.checkpoint.masks
+    if kind.scores:
+        return pruning.keep_highest(kind.scores(masks, config.seed), masks, keep)
+    device, was = lab.device, {n: v.clone() for n, v in lab.model.state_dict().items()}
+    lab.model.load_state_dict(progress.theta0 if entry.of_theta0 else trained)
+    try:
+        model = lab.model.to(device)
+        return pruning.masks_by(config.criterion, model, masks, keep, batch)
+    finally:
+        lab.model.to("cpu").load_state_dict(was)
+
+
+def advance(lab, run, number, trained, rewind, batch):
+    """Turn a run's progress from round `number` to the next.
+
+    trained: its last weights; rewind: those to rewind to, if round 0 kept any.
+    """
+    config, progress, checkpoint = run.config, run.progress, run.progress.checkpoint
+    if number == 0:
+        progress.rewind = rewind
+    oneshot = config.prune_schedule == "oneshot"
+    if (oneshot and number == 0) or (not oneshot and config.prune_type == "finetune"):
+        checkpoint.trained = trained
+    if number + 1 < config.prune_iterations:
+        source = checkpoint.trained if oneshot else trained
+        checkpoint.masks = masks_of_round(lab, config, progress, number + 1, source, batch)
+
+
+def ticket_masks(config, number):
+    """The masks that --ticket names for this round; UserError if its run has none."""
+    folder, at = ticket_place(config.ticket)
+    return load_masks(RunFolder(folder).masks(number if at is None else at))
+
+
+def check_ticket(config, model):
+    """UserError unless the masks, for every round, and theta_0 of --ticket fit this network."""
+    if not config.ticket:
+        return
+
+    def shape(masks, name):
+        return "x".join(map(str, masks[name].shape)) if name in masks else "none"
+
+    here = pruning.ones(model)
+    for number in range(config.prune_iterations):
+        there = ticket_masks(config, number)
+        for name in sorted(here.keys() | there.keys()):
+            if shape(there, name) != shape(here, name):
+                shapes = f"{shape(there, name)} where this network has {shape(here, name)}"
+                what = f"its mask of {name} has shape {shapes}"
+                raise UserError(f"--ticket={config.ticket}: {what}")
+    wrong = misfit(theta0(config, lambda *_: model.state_dict()), model.state_dict())
+    if wrong:
+        raise UserError(f"--ticket={config.ticket}: its theta_0 is not of this network: {wrong}")
+
+
+# What is measured ------------------------------------------------------------------------------
+
+
+@dataclass
+class Tested:
+    """A trained round as the columns see it; the cohort has the selected weights."""
+
+    lab: Lab
+    cohort: Cohort
+    configs: list
+    last: torch.Tensor  # (R,) clean test accuracy of the last weights
+
+
+# a name -> function(tested) -> R dicts {column of rounds.csv: number}; the names order the columns
+COLUMNS = Registry("column")
+
+
+def clean_accuracy(tested):
+    """Accuracy on the clean test set, of the selected and of the last weights, in percent."""
+    images = tested.lab.images
+    accuracy = evaluate(tested.cohort, images.test, images.test_labels)[1].tolist()
+    pairs = zip(accuracy, tested.last.tolist(), strict=True)
+    return [{"test_accuracy": best, "test_accuracy_last": last} for best, last in pairs]
+
+
+COLUMNS["clean"] = clean_accuracy
+
+
+def transfer_accuracy(tested):
+    """Accuracy on the test set that was attacked through the surrogate, in percent."""
+    columns, images = [{} for _ in tested.configs], tested.lab.images
+    accuracies = {}
+    for run, (config, attacked) in enumerate(
+        zip(tested.configs, images.attacked_test, strict=True)
+    ):
+        if attacked is not None:
+            if id(attacked) not in accuracies:  # runs that share an attacked set are tested at once
+                accuracies[id(attacked)] = evaluate(tested.cohort, attacked, images.test_labels)[1]
+            columns[run][f"transfer_{config.attack}_accuracy"] = accuracies[id(attacked)][
+                run
+            ].item()
+    return columns
+
+
+COLUMNS["transfer"] = transfer_accuracy
+
+
+def whitebox_accuracy(tested):
+    """Accuracy under each of --eval_attacks against the net itself, in percent.
+
+    Iterative attacks are tried on eval_examples test images, always the same; of attacks that
+    minimise the distance, its mean L2 is reported too.
+    """
+    images, cohort, configs = tested.lab.images, tested.cohort, tested.configs
+    columns, total = [{} for _ in configs], len(images.test)
+    colour, lead = images.test.shape[1] > 1, (cohort.size,) if cohort.size > 1 else ()
+    cohort.model.eval()
+    for name in configs[0].eval_attacks:
+        settings_of = [attack_settings(config, name, colour) for config in configs]
+        for settings in dict.fromkeys(settings_of):
+            count = min(configs[0].eval_examples, total) if settings.iterative() else total
+            chosen = eval_examples(total, count)
+            index = chosen.to(images.test.device)
+            x, y = images.test[index], images.test_labels[index]
+            accuracy, l2, unmoved = attack_test_images(
+                cohort.logits, lead, settings, x, y, chosen.numpy()
+            )
+            for run in [run for run, own in enumerate(settings_of) if own == settings]:
+                column = f"whitebox_{name}_accuracy"
+                columns[run][column] = accuracy[run].item()
+                if settings.entry().minimal():
+                    columns[run][f"whitebox_{name}_l2"] = l2[run].item()
+                elif settings.epsilon > 0 and unmoved[run] > 1:
+                    share = f"{unmoved[run]:.1f} % of the images"
+                    what = f"{column} overstates robustness by up to that"
+                    tested.lab.say(f"warning: {name} finds no gradient for {share}: {what}")
+    return columns
+
+
+COLUMNS["whitebox"] = whitebox_accuracy
+
+
+# What is shown ---------------------------------------------------------------------------------
+
+
+class Bars:
+    """Progress bars over rounds and a round's epochs on a terminal; elsewhere lines and a table."""
+
+    def __init__(self, runs):
+        self.runs, config, first = runs, runs[0].config, runs[0].progress.next_round
+        total = config.prune_iterations
+        self.over_rounds = tqdm(
+            total=total, initial=first, desc="rounds", unit="round", disable=None
+        )
+        self.over_epochs = tqdm(
+            total=config.end_iter, desc="epochs", unit="epoch", leave=False, disable=None
+        )
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *error):
+        self.over_epochs.close()
+        self.over_rounds.close()
+
+    def epoch(self, epoch, rows):
+        """After each epoch: the first run's latest loss and accuracy."""
+        config = self.runs[0].config
+        if (epoch + 1) % config.print_freq == 0 or epoch + 1 == config.end_iter:
+            if rows[0]:
+                last = rows[0][-1]
+                loss, accuracy = f"{last['train_loss']:.4f}", f"{last['val_accuracy']:.2f} %"
+                self.over_epochs.set_postfix(loss=loss, val=accuracy)
+            self.over_epochs.update(epoch + 1 - self.over_epochs.n)
+
+    def round(self, run, row, masks):
+        """After each round: its accuracies and the density of each layer."""
+        names = [name for name in row if name.endswith("accuracy")]
+        shown = ", ".join(f"{name.removesuffix('_accuracy')} {row[name]:.2f} %" for name in names)
+        rounds = f"round {row['round']} of {run.config.prune_iterations - 1}"
+        seconds = f"({row['seconds']:.1f} s)"
+        tqdm.write(f"{run.label}{rounds}: density {row['density']:.4f}, {shown} {seconds}")
+        tqdm.write(pruning.table(masks))
+        empty = [name for name, mask in masks.items() if not mask.any()]
+        if empty:
+            what = "the network's output no longer depends on its input"
+            tqdm.write(f"warning: {run.label}no weight is left in {', '.join(empty)}: {what}")
+        self.over_epochs.reset()
+        self.over_rounds.update(row["round"] + 1 - self.over_rounds.n)

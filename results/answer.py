@@ -1,0 +1,376 @@
+"""The engine of all questions: a table of runs and a declaration -> statistics and words.
+
+Comparisons are paired by seed: runs of one seed share theta_0, split, order and attacked images.
+Answers are read at one density that is declared before any result is seen
+(stats.declared_round), and the comparisons of one family are corrected together.
+"""
+
+import itertools
+import math
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+import pandas as pd
+
+from config import all_flags
+from results.stats import amount, compare, declared_round, describe, judge, ranges, share, summarise
+from results.table import CLEAN, attacked_columns, white_box
+from utils import UserError
+
+TRANSFER, WHITEBOX, OVER_DENSE = "transfer", "whitebox", "over_dense"  # columns made here
+FIRST, EVERY = "each minus the first", "each minus each later one"
+FREE = ("prune_type", "seed", "data_id", "ticket_seed")  # what the runs of any question may vary
+CSV = ["arm", "quantity", "round", "density_percent", "mean", "interval", "seeds"]
+
+
+@dataclass(frozen=True)
+class Factor:
+    """One thing that tells a question's arms apart."""
+
+    of: str | Callable  # a flag's name, or a function of a run's flags (a dict)
+    values: tuple = ()  # those that are compared, in order; empty: all that the runs have
+    optional: tuple = ()  # those of `values` that may be missing
+    label: Callable = str  # a value in words; contrasts and figures know it by them
+    key: Callable | None = None  # sorts the values; without, they stay in the runs' order
+    ordered: bool = False  # they are of a scale, and so are their colours
+
+
+@dataclass(frozen=True)
+class Contrast:
+    """A family of paired differences along a factor, in every arm of the other factors."""
+
+    above: str  # what a positive difference means
+    below: str
+    along: str = ""  # without, it is `of` itself against 0
+    # (one, other); ((one, other), ...), each known by its other; FIRST or EVERY
+    pairs: tuple | str = FIRST
+    of: str = CLEAN  # a column of the table, or another contrast: a difference of differences
+    where: dict = field(default_factory=dict)  # factor -> its one value that counts
+    answers: bool = False  # it is the answer; the others are details
+    by_density: bool = False  # a detail says at how many densities it is off 0
+
+
+@dataclass(frozen=True)
+class Panel:
+    """A panel of the figure: a column or contrasts against the weights that remain."""
+
+    shows: str | tuple
+    title: str = ""
+    facet: str = ""  # a factor: a panel for each of its values
+    colour: str = ""  # a factor; default: the question's
+
+
+@dataclass(frozen=True)
+class Question:
+    """What is compared with what; `Study` makes everything else of it."""
+
+    title: str
+    factors: dict  # name -> Factor; an arm is a value of each
+    contrasts: dict  # family -> Contrast
+    panels: tuple
+    colour: str  # the factor that colours stand for
+    style: str = "prune_type"  # the factor that dashes stand for
+    varies: tuple = ()  # flags that the runs may differ in, beside its factors'
+    within: str = ""  # a factor whose values have flags and a declared density of their own
+    alike: tuple = ()  # flags that must be the same nevertheless
+    one_rate: bool = False  # attack rate 0 and one other are needed
+    notes: Callable = lambda study: []  # more details
+    extra: Callable = lambda study, args: ("", {}, pd.DataFrame())  # opening, comparisons, lines
+
+
+class Study:
+    """A question and its runs: `table`, its `declared` rows, judged `families`, `lines`.
+
+    table: as results.table.load makes it. UserError for runs that do not fit the question.
+    """
+
+    def __init__(self, question, table, args=None):
+        self.question, self.words, self.whitebox = question, {}, white_box(table)
+        table = with_columns(table, self.whitebox)
+        for name, factor in question.factors.items():
+            table = self._with_factor(table, name, factor)
+        if table.empty:
+            raise UserError("none of these runs is of an arm of this experiment")
+        self.table = table.assign(block=table[question.within] if question.within else "")
+        self._check_shared()
+        self._check_arms()
+        blocks = self.table.groupby("block", sort=False)
+        self.at = {block: _declared(rows) for block, rows in blocks}
+        self.density = 100 * self.table.groupby(["block", "round"]).density.mean()
+        here = self.table["round"] == self.table.block.map(self.at)
+        self.declared = self.table[here].assign(round=0)
+        self.families = {family: self._compare(family) for family in question.contrasts}
+        shown = [CLEAN, *(what for panel in question.panels for what in as_tuple(panel.shows))]
+        known = [what for what in shown if what in question.contrasts or what in self.table]
+        lines = [self._line(what) for what in dict.fromkeys(known)]
+        self.opening, more, own_lines = question.extra(self, args)
+        self.families = more | self.families
+        self.lines = pd.concat([own_lines, *lines], ignore_index=True)
+
+    def _with_factor(self, table, name, factor):
+        """The table with a column of the factor's words, without runs that are not compared."""
+        of = factor.of if callable(factor.of) else lambda flags: flags[factor.of]
+        values = pd.Series([of(flags) for flags in table.to_dict("records")], table.index, object)
+        here = list(dict.fromkeys(values))
+        wanted = factor.values or (sorted(here, key=factor.key) if factor.key else here)
+        kept = values.isin(list(wanted))
+        if not kept.all():
+            left = table[~kept].folder.nunique()
+            print(f"note: {left} runs of another {name} than {', '.join(wanted)} are left out")
+        known = [v for v in wanted if v in here or v not in factor.optional]
+        self.words[name] = [factor.label(value) for value in known]
+        return table[kept].assign(**{name: values[kept].map(factor.label)})
+
+    def _check_shared(self):
+        """UserError unless runs that are compared differ in no flag but those declared."""
+        free = {*FREE, *self.question.varies, *(f.of for f in self.question.factors.values())}
+        names = [flag.name for flag in all_flags() if flag.result and flag.name not in free]
+        runs = self.table.drop_duplicates("folder")
+        checks = [(name, rows) for _, rows in runs.groupby("block") for name in names]
+        for name, rows in [*checks, *((name, runs) for name in self.question.alike)]:
+            values = rows[name].map(lambda value: "None" if value != value else str(value))
+            if name == "order_seed":  # an order that only follows the seed is no flag of its own
+                values = values.where(rows.order_seed != rows.seed, "None")
+            odd = values != values.iloc[0]
+            if odd.any():
+                places = (values.index[0], odd.idxmax())
+                pair = ", ".join(f"{values[n]} in {rows.folder[n]}" for n in places)
+                what = f"these runs differ in --{name}, which this experiment does not compare"
+                raise UserError(f"{what}: {pair}")
+
+    def _check_arms(self):
+        """UserError for an arm that is missing, or has two runs of one seed."""
+        factors = self.question.factors
+        for block, rows in self.table.groupby("block", sort=False):
+            rates = sorted(rows.mix_ratio.unique())
+            if self.question.one_rate and (len(rates) != 2 or rates[0] != 0):
+                seen = ", ".join(f"{100 * rate:g} %" for rate in rates)
+                needed = "runs at attack rate 0 and at one other are needed, and these are at"
+                raise UserError(f"{block}{block and ': '}{needed} {seen}")
+            full = {n: factors[n].values and n != self.question.within for n in factors}
+            values = [self.words[n] if full[n] else rows[n].unique() for n in factors]
+            here = set(rows[list(factors)].itertuples(index=False, name=None))
+            self._none_missing(itertools.product(*values), here)
+        within = self.question.within
+        if within:
+            self._none_missing([(w,) for w in self.words[within]], {(w,) for w in self.table.block})
+        first = self.table[self.table["round"] == 0]
+        for _, runs in first.groupby([*factors, "seed"]):
+            if len(runs) > 1:
+                what = "are the same arm and seed of this experiment: leave one out"
+                raise UserError(f"{' and '.join(runs.folder[:2])} {what}")
+
+    def _none_missing(self, arms, here):
+        for arm in arms:
+            if arm not in here:
+                right = "this experiment compares the others with them"
+                raise UserError(f"there are no runs of {', '.join(arm)}: {right}")
+
+    def values(self, what, rows):
+        """A column's or contrast's value of every arm, round and seed of these rows, a Series.
+
+        Its index has the factors that are left, "round" and "seed". UserError where two arms share
+        no seed.
+        """
+        contrast = self.question.contrasts.get(what)
+        if contrast is None:
+            return rows.set_index([*self.question.factors, "round", "seed"])[what].dropna()
+        values = self.values(contrast.of, rows)
+        for name, word in contrast.where.items():
+            values = values.xs(word, level=name)
+        if not contrast.along:
+            return values
+        parts = {}
+        for name, one, other in self._pairs(contrast, values):
+            high, low = (values.xs(word, level=contrast.along) for word in (one, other))
+            parts[name] = (high - low).dropna()
+            if rows is self.table and (arms_of(high) & arms_of(low)) - arms_of(parts[name]):
+                pair = f"runs of {one} and of {other} ({what})"
+                raise UserError(f"{pair} share no --seed: comparisons are paired by seed")
+        if not parts:
+            return values.iloc[:0]
+        return parts[""] if "" in parts else pd.concat(parts, names=[contrast.along])
+
+    def _pairs(self, contrast, values):
+        """(what it is known by, one, other) of each pair of a contrast."""
+        here = set(values.index.get_level_values(contrast.along))
+        words = [word for word in self.words[contrast.along] if word in here]
+        if contrast.pairs == FIRST:
+            return [(word, word, words[0]) for word in words[1:]]
+        if contrast.pairs == EVERY:
+            return [(f"{a} − {b}", a, b) for a, b in itertools.combinations(words, 2)]
+        if isinstance(contrast.pairs[0], str):
+            return [("", *contrast.pairs)]
+        return [(other, one, other) for one, other in contrast.pairs]
+
+    def _tidy(self, values):
+        """Values as a table, its arms in the factors' order, with `arm` in words."""
+        rows = values.rename("value").reset_index()
+        names = [name for name in self.words if name in rows]
+        order = [word for words in self.words.values() for word in words]
+        place = {word: number for number, word in enumerate(order)}
+        # one − other is where its one is
+        rows = rows.sort_values(
+            [*names, "round", "seed"],
+            key=lambda column: column.map(lambda v: place.get(str(v).split(" − ")[0], v)),
+        )
+        return rows, names
+
+    def _compare(self, family):
+        """The judged comparisons of a contrast at the declared density, a list of dicts."""
+        declared = self.values(family, self.declared)
+        lost = arms_of(self.values(family, self.table)) - arms_of(declared)
+        if lost:
+            arm = ", ".join(as_tuple(min(lost)))
+            late = f"have a common seed at round {max(self.at.values())}, which the answer is of"
+            raise UserError(f"{family}: no finished runs of {arm or 'its arms'} {late}")
+        rows, names = self._tidy(declared)
+        arms = rows.groupby(_arms(rows, names), sort=False)["value"]
+        return judge([compare(arm, values) for arm, values in arms])
+
+    def _line(self, what):
+        """Mean and interval of a column or contrast, a row an arm and round."""
+        rows, names = self._tidy(self.values(what, self.table))
+        groups = rows.groupby([*names, "round"], sort=False)["value"]
+        frame = summarise(groups).reset_index()
+        within = self.question.within
+        frame["block"] = frame[within] if within else ""
+        frame["density_percent"] = list(
+            self.density.reindex(frame.set_index(["block", "round"]).index)
+        )
+        column, is_contrast = self.root(what)
+        head = _arms(frame, [name for name in names if name != within])
+        arm = _arms(frame, names)
+        if is_contrast:
+            head, arm = (what + words.map(lambda w: w and f", {w}") for words in (head, arm))
+        quantity = f"difference of {column}" if is_contrast else column
+        return frame.assign(shows=what, quantity=quantity, arm=arm, head=head)
+
+    def root(self, what):
+        """(the column of rounds.csv that a column or contrast is of, whether it is a contrast)."""
+        column = what
+        while column in self.question.contrasts:
+            column = self.question.contrasts[column].of
+        return (self.whitebox if column == WHITEBOX else column), what in self.question.contrasts
+
+    def unfinished(self):
+        """How many runs have not come to their last round."""
+        runs = self.table.groupby("folder")
+        late = runs["round"].max() + 1 < runs.prune_iterations.first()
+        return int((late | ~runs.done.all()).sum())
+
+    # Words and the table ------------------------------------------------------------------------
+
+    def where(self):
+        """How a sentence names the declared density."""
+        shares = {block: share(self.density[block, number]) for block, number in self.at.items()}
+        if len(set(shares.values())) == 1:
+            return f"at {next(iter(shares.values()))} of the weights"
+        return f"at the declared density ({', '.join(f'{b} {s}' for b, s in shares.items())})"
+
+    def _sentence(self, family, contrast):
+        rows = self.families[family]
+        found = describe(rows, contrast.above, contrast.below)
+        return f"{family}: {found or 'only one is given, so there is nothing to compare it with'}"
+
+    def answer(self):
+        """What report.py saves: answer, details, comparisons, lines, table, density_percent."""
+        contrasts, late = self.question.contrasts, self.unfinished()
+        answers = [self._sentence(f, c) for f, c in contrasts.items() if c.answers]
+        details = [self._sentence(f, c) for f, c in contrasts.items() if not c.answers]
+        wanted = [family for family, contrast in contrasts.items() if contrast.by_density]
+        by_arm = self.lines[self.lines.shows.isin(wanted)].groupby("arm", sort=False)
+        details += [f"{arm}, densities one by one: {ranges(line)}" for arm, line in by_arm]
+        details += self.question.notes(self)
+        if late:
+            count = self.table.folder.nunique()
+            what = (
+                f"{late} of the {count} runs are unfinished: a round has the runs that reached it"
+            )
+            details.append(f"{what}, and the answer can change")
+        density = {block: float(self.density[block, at]) for block, at in self.at.items()}
+        opening = f"{self.where()}, in points of clean test accuracy: {'. '.join(answers)}"
+        return {
+            "answer": sentence(f"{self.opening} {sentence(opening)}".strip()),
+            "details": [sentence(text) for text in details],
+            "comparisons": [
+                {"family": family, **row} for family, rows in self.families.items() for row in rows
+            ],
+            "lines": self.lines[CSV].round(4),
+            "table": self._compact(),
+            "density_percent": density if self.question.within else density[""],
+        }
+
+    def _compact(self):
+        """The table of the page: a row a density (and value of `within`), a column an arm."""
+        shown = ["Jaccard", CLEAN, *self.question.contrasts]
+        lines = self.lines[self.lines.shows.isin(shown)]
+        signs = lines.quantity.str.startswith("difference")
+        cells = map(amount, lines["mean"], lines.interval, signs)
+        wide = lines.assign(cell=list(cells)).pivot(
+            index=["block", "round"], columns="head", values="cell"
+        )
+        heads, rows, marked = list(dict.fromkeys(lines["head"])), [], []
+        for block, at in self.at.items():
+            for number in pick_rounds(self.density[block].index.max() + 1, at):
+                marked += [len(rows)] if number == at else []
+                row = [
+                    share(self.density[block, number]),
+                    *wide.loc[block, number][heads].fillna(""),
+                ]
+                rows.append([block, *row] if self.question.within else row)
+        first = ["", "weights left"] if self.question.within else ["weights left"]
+        return {"head": [*first, *heads], "rows": rows, "marked": marked}
+
+
+def with_columns(table, whitebox):
+    """The table with the columns that every question can show, a rate for every run among them."""
+    transfers = [n for n in attacked_columns(table, TRANSFER) if n.endswith("_accuracy")]
+    rate = table.mix_ratio.astype(float).fillna(0)
+    usual = table[rate > 0].drop_duplicates("folder").surrogate.value_counts().index
+    return table.assign(
+        mix_ratio=rate,
+        transfer=table[transfers].bfill(axis="columns").iloc[:, 0] if transfers else math.nan,
+        whitebox=table[whitebox] if whitebox else math.nan,
+        over_dense=table[CLEAN] - table.groupby("folder")[CLEAN].transform("first"),
+        usual_surrogate=next(iter(usual), None),
+    )
+
+
+def _declared(rows):
+    """The declared round of runs with one schedule."""
+    run = rows.iloc[0]
+    if run.prune_iterations < 2:
+        raise UserError(f"{run.folder} has its dense round only: nothing is pruned yet")
+    densities = rows.groupby("round").density.mean()
+    return declared_round(densities, run.prune_iterations, run.prune_percent)
+
+
+def _arms(rows, names):
+    """The arm of each row in words, a Series."""
+    words = [", ".join(arm) for arm in zip(*(rows[name] for name in names), strict=True)]
+    return pd.Series(words if names else "", rows.index, object, "arm")
+
+
+def arms_of(values):
+    """The arms that a Series of values by arm, round and seed has, a set."""
+    if values.index.nlevels == 2:
+        return {""} if len(values) else set()
+    return set(values.index.droplevel(["round", "seed"]))
+
+
+def as_tuple(value):
+    """A name as a tuple of one."""
+    return value if isinstance(value, tuple) else (value,)
+
+
+def sentence(text):
+    """The text with a full stop and a capital, but for lt, which is a name."""
+    head = text[:1] if text.startswith("lt ") else text[:1].upper()
+    return head + text[1:] + ("" if text.endswith(".") else ".")
+
+
+def pick_rounds(count, declared, most=8):
+    """At most `most` of the rounds, evenly, with the first, the last and the declared one."""
+    step = -(-(count - 1) // (most - 2)) or 1
+    return sorted({*range(0, count, step)[: most - 2], declared, count - 1} & {*range(count)})

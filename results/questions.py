@@ -1,0 +1,375 @@
+"""The questions, each a declaration; results.answer makes statistics and words of it.
+
+A question of one's own is one more entry of QUESTIONS: see CONTRIBUTING.md.
+"""
+
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+
+from attacks import ATTACKS, PARAMETERS
+from results.answer import EVERY, OVER_DENSE, TRANSFER, WHITEBOX, Contrast, Factor, Panel, Question
+from results.stats import ALPHA, amount, interval_p, judge
+from results.table import CLEAN, EARLY
+from store.files import read_csv
+from utils import Registry, UserError
+
+QUESTIONS = Registry("experiment", lambda entry: isinstance(entry, Question), "a Question")
+
+
+def images_of(rate):
+    """What training images an attack rate means, in words."""
+    return "clean data" if rate == 0 else f"{100 * rate:g} % attacked data"
+
+
+KIND = Factor("prune_type", ("lt", "reinit"))
+RATE = Factor("mix_ratio", key=float, label=images_of, ordered=True)
+LT, BOTH = {"prune_type": "lt"}, ("lt", "reinit")
+WINS = ("tickets (lt) beat fresh weights under the same masks (reinit)", "reinit beats lt")
+LEAD = Contrast(*WINS, "prune_type", BOTH)
+ANSWER = Contrast(*WINS, "prune_type", BOTH, answers=True)
+DIFFERENCE = Panel("lt - reinit", "lt − reinit, clean test images")
+
+# 1: the attack rate ----------------------------------------------------------------------------
+
+
+def leaking(study):
+    """A caution where nets of attack rate 100 are poor on clean images.
+
+    Fixed images of one attack give their label away (Kurakin et al. 2017).
+    """
+    rows = study.declared[study.declared.prune_type == "lt"].set_index("seed")
+    attacked, clean = (rows[rows.mix_ratio == rate] for rate in (1, rows.mix_ratio.min()))
+    if attacked.empty or not (attacked[CLEAN] - clean[CLEAN]).mean() <= -5:
+        return []
+    flags = attacked.iloc[0]
+    if flags.attack_mode != "static" or ATTACKS[flags.attack][flags.norm].control:
+        return []
+    return [
+        "caution: trained on nothing but attacked images, tickets classify "
+        f"{amount(attacked[CLEAN].mean(), sign=False)} % of the clean test images and "
+        f"{amount(attacked[TRANSFER].mean(), sign=False)} % of the surrogate's attacked ones: a "
+        'fixed attack can give the label away in its perturbation ("label leaking", Kurakin et al. '
+        "2017), so that arm may learn another task; compare the rates below 100 %"
+    ]
+
+
+QUESTIONS["1"] = Question(
+    "Can winning tickets be found with an attacked data set? How does the attack rate change the "
+    "result?",
+    factors={"prune_type": KIND, "rate": RATE},
+    contrasts={
+        "lt - reinit": Contrast(*WINS, "prune_type", BOTH, answers=True, by_density=True),
+        "change of lt - reinit against the lowest rate": Contrast(
+            "attacked images make the lead of lt larger",
+            "attacked images make it smaller",
+            "rate",
+            of="lt - reinit",
+            answers=True,
+        ),
+        "lt - dense": Contrast(
+            "the ticket beats the dense net", "it beats the ticket", of=OVER_DENSE, where=LT
+        ),
+    },
+    panels=(Panel(CLEAN), DIFFERENCE, Panel(TRANSFER), Panel(WHITEBOX), Panel(EARLY)),
+    colour="rate",
+    notes=leaking,
+)
+
+# 2: the type of attack -------------------------------------------------------------------------
+
+
+def attack_type(flags):
+    """The attack that a run is trained on; with its surrogate, unless most runs have that one."""
+    if not flags["mix_ratio"]:
+        return "clean"
+    own = flags["surrogate"] != flags["usual_surrogate"] and flags["attack"] != "noise"
+    return flags["attack"] + (f" via {flags['surrogate']}" if own else "")
+
+
+def attack_order(name):
+    """Clean first, then as ATTACKS has them."""
+    attack = name.split(" ")[0]
+    return list(ATTACKS).index(attack) if attack in ATTACKS else -1, name
+
+
+def cautions(study):
+    """What not to compare: white-box radii and surrogates that differ between arms."""
+    notes = []
+    if study.whitebox and study.table.epsilon.nunique() > 1:
+        radius = "the white-box attack has the radius of each arm's own --epsilon"
+        notes.append(f"{radius}: that panel compares only arms of one radius")
+    if any(" via " in word for word in study.words["type"]):
+        usual = f"“via” names the surrogate where it is not {study.table.usual_surrogate.iloc[0]}"
+        notes.append(f"{usual}: compare an attack with those against its own surrogate first")
+    return notes
+
+
+QUESTIONS["2"] = Question(
+    "Do attack types (FGSM, PGD, CW; noise is the control) differ in their effect?",
+    factors={"prune_type": KIND, "type": Factor(attack_type, key=attack_order)},
+    contrasts={
+        "lt - reinit": LEAD,
+        "lt - reinit, one attack - another": Contrast(
+            "the lead of tickets over reinit is larger",
+            "it is smaller",
+            "type",
+            EVERY,
+            of="lt - reinit",
+            answers=True,
+        ),
+        "attacked - clean": Contrast("higher", "lower", "type", where=LT),
+        "attacked - clean, one attack - another": Contrast(
+            "higher", "lower", "type", EVERY, of="attacked - clean"
+        ),
+    },
+    panels=(
+        Panel(CLEAN),
+        DIFFERENCE,
+        Panel("attacked - clean", "lt: attacked − clean training"),
+        Panel(TRANSFER),
+        Panel(WHITEBOX),
+    ),
+    colour="type",
+    varies=("attack", "mix_ratio", "norm", "surrogate", "surrogate_epochs", *PARAMETERS),
+    one_rate=True,
+    notes=cautions,
+)
+
+# 3: the same ticket? ---------------------------------------------------------------------------
+
+OWN, OTHER, RANDOM, FRESH, REINIT = (
+    "own ticket",
+    "other data's ticket",
+    "random ticket",
+    "other's masks, fresh weights",
+    "own masks, fresh weights",
+)
+OVERLAPS = {
+    "within": "same data, other order (ceiling)",
+    "between": "clean and attacked data",
+    "theta0": "independent given |theta_0|",
+    "chance": "chance",
+    "difference": "ceiling − clean and attacked",
+}
+
+
+def ticket(flags):
+    """Whose masks a run trains under, and from which weights."""
+    own, other = {"lt": OWN, "reinit": REINIT}, {"lt": OTHER, "shuffle": RANDOM, "reinit": FRESH}
+    return (other if flags["ticket_arm"] else own).get(flags["prune_type"], "another prune type")
+
+
+def overlap(study, args):
+    """How alike the masks of the two data sets are, from the groups.csv that tickets.py wrote."""
+    if not getattr(args, "tickets", None):
+        wrote = "the folder that tickets.py --a ... --b ... -o FOLDER wrote"
+        raise UserError(f"experiment 3 needs --tickets: {wrote}")
+    path, at = Path(args.tickets) / "groups.csv", study.at[""]
+    groups = pd.DataFrame([row for row in read_csv(path) if row.get("round") != "all"])
+    try:
+        groups = groups.apply(pd.to_numeric).assign(block="")
+        lines = pd.concat([_overlap_line(groups, name) for name in OVERLAPS], ignore_index=True)
+        p_values = groups.set_index("round")[["p", "smallest_p"]]
+    except (AttributeError, KeyError, TypeError, ValueError):
+        right = f"tickets.py --a CLEAN RUNS --b ATTACKED RUNS -o {args.tickets} writes it"
+        raise UserError(f"{path} is not there or damaged: {right}") from None
+    here, density = lines[lines["round"] == at].set_index("name"), study.density["", at]
+    if here.empty or abs(here.density_percent.iloc[0] - density) > 0.1:
+        what = f"does not have round {at} at {density:.3g} % of the weights"
+        raise UserError(f"{path} {what}: it is of other runs")
+    mean, half, count = here.loc["difference", ["mean", "interval", "seeds"]]
+    row = {"label": "same data in another order − clean and attacked data", "difference": mean}
+    row |= {"interval": half, "n": int(count), "p": interval_p(mean, half, count)}
+    p, smallest = p_values.loc[at]
+    row |= {"permutation_p": p, "smallest_permutation_p": smallest, "unit": "Jaccard"}
+    judged = judge([row | {"ties": half == 0}])
+    return f"{study.where()}: {overlap_words(here, judged[0])}.", {"overlap": judged}, lines
+
+
+def _overlap_line(groups, name):
+    quantity = "difference of Jaccard" if name == "difference" else "Jaccard"
+    return groups[["round", "block"]].assign(
+        shows=quantity,
+        quantity=quantity,
+        name=name,
+        arm=OVERLAPS[name],
+        head=f"Jaccard index, {OVERLAPS[name]}",
+        density_percent=50 * (groups.density_a + groups.density_b),
+        mean=groups[name],
+        interval=groups[f"{name}_interval"],
+        seeds=groups.theta0s,
+    )
+
+
+def overlap_words(here, judged):
+    """What the overlap says at the declared density, and the numbers beside it."""
+    two = "two of the same data in another order"
+    found = {
+        "above": "the tickets are not the same: those of clean and attacked data are less alike "
+        f"than {two}",
+        "below": f"the tickets of clean and attacked data are more alike than {two}",
+        "same": f"tickets of clean and attacked data are not distinguishable from {two}",
+    }
+    unknown = "one seed or no ceiling (runs in another order), so no verdict on the tickets"
+    text = {
+        name: amount(row["mean"], row.interval or np.nan, name == "difference", 3)
+        for name, row in here.iterrows()
+    }
+    p, smallest = judged["permutation_p"], judged["smallest_permutation_p"]
+    test = "" if np.isnan(p) else f", permutation p = {p:.2g}"
+    test += f" where no less than {smallest:.2g} is possible" if smallest > ALPHA else ""
+    ceiling = f", in another order {text['within']}, difference {text['difference']}{test}"
+    ceiling = "" if np.isnan(judged["difference"]) else ceiling
+    chance = (
+        f"{text['theta0']} given the size of the initial weights and {text['chance']} by chance"
+    )
+    words = f"(Jaccard index {text['between']}{ceiling}; independent masks would have {chance})"
+    return f"{found.get(judged['verdict'], unknown)} {words}"
+
+
+QUESTIONS["3"] = Question(
+    "Are the tickets of the original and the attacked data the same? If not, by how much?",
+    factors={"ticket": Factor(ticket, (OWN, OTHER, RANDOM, FRESH, REINIT)), "rate": RATE},
+    contrasts={
+        "other ticket - own ticket": Contrast(
+            "the other data's is better",
+            "the other data's is worse",
+            "ticket",
+            ((OTHER, OWN),),
+            answers=True,
+        ),
+        # a random ticket: its masks permuted within each layer; fresh weights: another theta_0
+        "other ticket - controls": Contrast(
+            "better", "worse", "ticket", ((OTHER, RANDOM), (OTHER, FRESH))
+        ),
+        "lt - reinit": Contrast(*WINS, "ticket", (OWN, REINIT)),
+    },
+    panels=(
+        Panel("Jaccard", "overlap of the masks", colour="arm"),
+        Panel(CLEAN, "clean test images", "rate"),
+        Panel(("other ticket - own ticket", "other ticket - controls"), "other − another", "rate"),
+    ),
+    colour="ticket",
+    varies=("ticket_arm",),
+    one_rate=True,
+    extra=overlap,
+)
+
+# 4 and 5: networks and data sets ---------------------------------------------------------------
+
+
+def conditions(title, flag, contrasts, **how):
+    """Clean and attacked data for each value of a flag, each at a declared density of its own."""
+    return Question(
+        title,
+        factors={flag: Factor(flag), "rate": RATE, "prune_type": KIND},
+        contrasts={
+            "lt - reinit": ANSWER,
+            "lt - reinit, attacked - clean": Contrast(
+                "attacked images make the ticket's lead over reinit larger",
+                "they make it smaller",
+                "rate",
+                of="lt - reinit",
+            ),
+            **contrasts,
+        },
+        panels=(Panel(CLEAN, facet=flag), Panel("lt - reinit", "lt − reinit", flag)),
+        colour="rate",
+        within=flag,
+        one_rate=True,
+        **how,
+    )
+
+
+QUESTIONS["4"] = conditions(
+    "Are architectures affected differently?",
+    "arch_type",
+    {
+        "lt - reinit, attacked - clean, one architecture - another": Contrast(
+            "one is affected more",
+            "one is affected less",
+            "arch_type",
+            EVERY,
+            of="lt - reinit, attacked - clean",
+        )
+    },
+    alike=("dataset",),
+)
+APART = "each data set stands on its own: seeds do not pair across data sets, so no size is tested"
+QUESTIONS["5"] = conditions(
+    "Do other data sets show the same?",
+    "dataset",
+    {},
+    alike=("arch_type",),
+    notes=lambda study: [f"{APART} against another's"],
+)
+
+# 6: the schedule -------------------------------------------------------------------------------
+
+WORDS = {"oneshot": "one-shot", "iterative": "iterative"}
+SCHEDULES = ("one-shot", "iterative")
+QUESTIONS["6"] = Question(
+    "How does one-shot pruning compare with iterative pruning?",
+    factors={
+        "schedule": Factor("prune_schedule", tuple(WORDS), label=WORDS.get),
+        "prune_type": KIND,
+        "rate": RATE,
+    },
+    contrasts={
+        "one-shot - iterative": Contrast(
+            "one-shot pruning is better",
+            "one-shot pruning is worse",
+            "schedule",
+            SCHEDULES,
+            answers=True,
+            by_density=True,
+        ),
+        "lt - reinit": LEAD,
+        "early stop, one-shot - iterative (iterations)": Contrast(
+            "later", "earlier", "schedule", SCHEDULES, of=EARLY, where=LT
+        ),
+    },
+    panels=(
+        Panel(CLEAN, facet="rate"),
+        Panel("one-shot - iterative", "one-shot − iterative", "rate"),
+        Panel(EARLY, facet="rate"),
+    ),
+    colour="schedule",
+)
+
+# Appendix: black images ------------------------------------------------------------------------
+
+BLACK = (
+    "trained and tested on black images",
+    "trained on black, tested on clean images",
+    "clean images",
+    "attacked images, correctly saved",
+)
+
+
+def black_kind(flags):
+    """Which of BLACK a run is of."""
+    if flags["dataset"].endswith("_black_cleantest"):
+        return BLACK[1]
+    return BLACK[0] if flags["dataset"].endswith("_black") else BLACK[2 + bool(flags["mix_ratio"])]
+
+
+QUESTIONS["black"] = Question(
+    "Appendix: what the predecessor's black images would have shown",
+    factors={"images": Factor(black_kind, BLACK, optional=BLACK[2:]), "prune_type": KIND},
+    contrasts={"lt - reinit": ANSWER},
+    panels=(Panel(CLEAN), DIFFERENCE),
+    colour="images",
+    within="images",
+    notes=lambda study: [
+        "black images: attacked pixels in [0, 1] cast to whole numbers without the factor 255, so "
+        "each is 0 or 1 of 255; that keeps only the pixels that the attack drove to full white",
+        "each network here first normalises by the mean and spread of its own training images: "
+        "black images regain their contrast, and clean test images come out hundreds of times too "
+        "large for a network that was trained on black ones",
+        "the first two arms score well or badly for what the defect left in the images, and say "
+        "nothing about attacked images",
+    ],
+)

@@ -1,0 +1,1 @@
+"""What lies on disk: run folders, checkpoints, tables, files that appear whole."""

@@ -1,0 +1,61 @@
+"""The run that --ticket names: its place, who it is, and how it was pruned."""
+
+import glob
+import re
+from pathlib import Path
+
+from config import RunConfig
+from store.saved import saved_run
+from utils import UserError, hash8
+
+PRUNING = ("prune_percent", "output_prune_percent", "prune_scope", "prune_schedule", "criterion")
+
+
+def ticket_place(ticket):
+    """(folder, round or None) of FOLDER[@ROUND]; an @ that no number follows is the folder's."""
+    folder, at = re.fullmatch(r"(.+?)(?:@([0-9]{1,9}))?", ticket, re.DOTALL).groups()
+    return folder, None if at is None else int(at)
+
+
+def ticket_flags(given):
+    """The flags that follow from --ticket in `given`: which run it is, and how it was pruned.
+
+    UserError unless one run folder fits the pattern, and it is a ticket for these flags.
+    """
+    if not given.get("ticket"):
+        return {}
+    pattern, at = ticket_place(given["ticket"].replace("{seed}", str(given.get("seed", 0))))
+    here = f"--ticket={given['ticket']}"
+    folders = [pattern]
+    if not (Path(pattern) / "config.json").exists():
+        folders = sorted(glob.glob(pattern))
+    if len(folders) != 1:
+        such = f", such as {folders[0]}" if folders else ""
+        count = f"{len(folders) or 'no'} run folders match {pattern}"
+        raise UserError(f"{here}: {count} where one is needed{such}")
+    folder = Path(folders[0])
+    source = saved_run(folder)
+    rounds = len(list((folder / "masks").glob("round_*.safetensors")))
+    if at is not None and at >= rounds:
+        raise UserError(f"{here}: {folder} has rounds 0 to {rounds - 1}")
+    rounds = rounds if at is None else 1
+    wanted = given.get("prune_iterations", rounds)
+    if wanted > rounds:
+        has = "one round" if rounds == 1 else f"{rounds} rounds"
+        raise UserError(f"--prune_iterations={wanted}: {here} has {has}")
+    if given.get("arch_type", RunConfig.arch_type) != source.arch_type:
+        right = f"add --arch_type={source.arch_type}"
+        raise UserError(f"{here} is a ticket of {source.arch_type}: {right}")
+    for name in PRUNING:
+        theirs = getattr(source, name)
+        if given.get(name, theirs) != theirs:
+            what = f"the masks are those of {here}, where it is {theirs}; leave it out"
+            raise UserError(f"--{name}={given[name]}: {what}")
+    suffix = "" if at is None else f"@{at}"
+    return {
+        "prune_iterations": wanted,
+        **{name: getattr(source, name) for name in PRUNING},
+        "ticket": f"{folder}{suffix}",
+        "ticket_seed": source.seed,
+        "ticket_arm": f"{source.arm_name()}-{hash8(source.arm())}{suffix}",
+    }

@@ -1,0 +1,151 @@
+"""Which runs train together, and a cohort from its folders to their end."""
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+
+import archs
+from attacks import ATTACKS
+from config import all_flags
+from data import describe
+from engine.machine import gpus
+from experiment import Run, train_cohort
+from store.checkpoint import Progress
+from store.runfolder import RunFolder
+from utils import UserError, one_line
+
+
+@dataclass
+class Outcome:
+    """What became of a run, and why.
+
+    state: "done", "diverged", "failed", "died" (its process was killed) or "held" by another.
+    """
+
+    path: str
+    state: str
+    reason: str = ""
+
+
+def reason(error):
+    """A UserError or OSError in a line."""
+    if not isinstance(error, OSError):
+        return one_line(error)
+    where = f"{error.filename}: " if error.filename else ""
+    right = "mend that, and the same command goes on"
+    return one_line(f"{where}{error.strerror or error}; {right}")
+
+
+def failed(run, error):
+    """The Outcome of a run that ended with a UserError or OSError."""
+    return Outcome(str(run.folder.path), "failed", reason(error))
+
+
+def new_run(config, folder=None, label=""):
+    """The Run of a configuration, in that folder or its own, not looked at yet."""
+    path = folder or Path(config.runs_dir) / config.run_name
+    return Run(config, RunFolder(path), label=label)
+
+
+# What trains together --------------------------------------------------------------------------
+
+
+def shared_by_a_cohort(run):
+    """What runs must have in common to train together.
+
+    All flags but those a run may have for its own, and where training is. One online attack is made
+    for all runs of a batch, with one set of random draws, so there the attack's flags are shared
+    too; a network with dropout draws for itself, so it trains alone.
+    """
+    config, partial = run.config, run.progress.partial
+    online = config.attack_mode == "online"
+    shared = {}
+    for flag in all_flags():
+        if not flag.own or (online and flag.group == "attack"):
+            shared[flag.name] = getattr(config, flag.name)
+    if online and ATTACKS[config.attack][config.norm].draws:
+        shared["order_seed"] = config.order_seed
+    shared["round"] = run.progress.next_round
+    shared["place"] = partial and partial.place()
+    if config.cohort_size != 1:
+        size = describe(config.dataset, config.data_dir)
+        if archs.has_dropout(config.arch_type, *size):
+            shared["alone"] = str(run.folder.path)
+    return json.dumps(shared, sort_keys=True)
+
+
+def cohorts(runs):
+    """Lists of the runs that can train together, cohort_size at most, in their first's order."""
+    kinds = {}
+    for run in runs:
+        kinds.setdefault(shared_by_a_cohort(run), []).append(run)
+    for members in kinds.values():
+        members.sort(key=lambda run: run.config.lr)  # those of one rate are updated in one go
+        size = members[0].config.cohort_size or default_cohort_size(members[0].config)
+        yield from (members[start : start + size] for start in range(0, len(members), size))
+
+
+def default_cohort_size(config):
+    """64 on a GPU, which one small net leaves idle; 1 on a CPU, where stacking saves nothing."""
+    return 64 if gpus(config) else 1
+
+
+# A cohort to its end ---------------------------------------------------------------------------
+
+
+def run_cohort(runs, say):
+    """Train runs together, from where their folders are to the end; returns an Outcome a run."""
+    outcomes, held = {}, []
+    try:
+        for run in runs:
+            path = str(run.folder.path)
+            outcomes[path] = Outcome(path, "done")
+            try:
+                run.folder.check_writable()
+                if not run.folder.hold.take():
+                    why = f"{run.folder.hold.holder()} has it, and it is left to that"
+                    outcomes[path] = Outcome(path, "held", why)
+                    continue
+                held.append(run)
+                # now that nobody else can work on it
+                run.progress = run.folder.progress(run.config)
+            except (UserError, OSError) as error:
+                outcomes[path] = failed(run, error)
+        sound = [run for run in held if outcomes[str(run.folder.path)].state == "done"]
+        for cohort in cohorts([run for run in sound if not run.folder.done]):
+            for run, error in train_or_halve(cohort, say):
+                path = str(run.folder.path)
+                outcomes[path] = Outcome(path, "diverged", str(error))
+                if isinstance(error, UserError | OSError):
+                    outcomes[path] = failed(run, error)
+    finally:
+        for run in held:
+            run.folder.release()
+            run.progress = Progress()  # a study of large nets would not fit the memory
+    return list(outcomes.values())
+
+
+def train_or_halve(runs, say):
+    """train_cohort, in halves where memory does not hold the runs.
+
+    Returns (run, error) of those that it did not end.
+    """
+    import torch
+
+    try:
+        return train_cohort(runs, say)
+    except torch.OutOfMemoryError as error:
+        if len(runs) == 1:
+            right = "a smaller --batch_size or --arch_type may"
+            what = f"{runs[0].folder.path} does not fit the device's memory: {right}"
+            return [(runs[0], UserError(f"{what} ({one_line(error)[:80]})"))]
+    except (UserError, OSError) as error:
+        return [(run, error) for run in runs if not run.folder.done]
+    half = len(runs) // 2
+    what = f"{len(runs)} runs together do not fit the device's memory"
+    say(f"note: {what}; going on with {half} and {len(runs) - half}")
+    torch.cuda.empty_cache()
+    for run in runs:
+        run.progress = run.folder.progress(run.config)
+    parts = [cohort for part in (runs[:half], runs[half:]) for cohort in cohorts(part)]
+    return [ended for part in parts for ended in train_or_halve(part, say)]

@@ -1,0 +1,302 @@
+"""main.py's command line: flags from config.all_flags, lists of them, and what is to be done.
+
+    request = parse_runs(["--dataset=mnist_fgsm_attack", "--seed", "0", "1"])
+
+Nothing here imports torch, so that `--help` and a mistyped flag answer at once.
+"""
+
+import argparse
+import itertools
+import re
+import shlex
+from dataclasses import dataclass
+from fractions import Fraction
+from pathlib import Path
+
+from attacks import ATTACKS, PARAMETERS
+from config import PRESETS, REGISTRIES, all_flags, resolve
+from data import describe, identity
+from pruning import PRUNE_TYPES
+from store.saved import must_match, saved_config
+from store.ticket import ticket_flags
+from utils import OneLineParser, UserError, choose, nonempty, number, show, whole, words
+
+GROUPS = {
+    "experiment": "what is run",
+    "pruning": "how weights are removed",
+    "attack": "attacked images (all values on [0, 1] pixels)",
+    "training": "how each round trains",
+    "machine": "where it runs and what it keeps; none of these changes a result",
+}
+EXAMPLES = """examples:
+  python main.py                                     dense and 34 pruned nets, no download
+  python main.py --dataset=mnist_fgsm_attack --prune_percent=20 --prune_iterations=15 --end_iter=3
+  python main.py --dataset=mnist --attack=pgd --epsilon=0.1 --mix_ratio=0.5 --prune_type=reinit
+  python main.py --preset=frankle --dataset=mnist --seed=1
+  python main.py --prune_type lt reinit --attack=fgsm --mix_ratio 0 0.5 1 --seed 0 1 2
+                                                     the product of the lists: 18 runs
+then: python plots.py runs/* -o plots/"""
+
+
+def make_parser():
+    """The argparse parser of main.py; unset flags are left out of its result."""
+    for registry in REGISTRIES:
+        registry.check()
+    parser = OneLineParser(
+        prog="main.py",
+        usage="python main.py [--flag=value ...]",
+        allow_abbrev=False,
+        argument_default=argparse.SUPPRESS,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        description="Find winning lottery tickets in networks trained on clean, attacked or "
+        "mixed images.",
+        epilog="\n\n".join([_prune_types(), _attacks(), EXAMPLES]),
+    )
+    groups = {name: parser.add_argument_group(name, why) for name, why in GROUPS.items()}
+    for flag in all_flags():
+        if flag.hidden:
+            continue
+        unset = flag.default in (None, "", False) or flag.name in PARAMETERS
+        default = " (default: the table below)" if flag.name in PARAMETERS else ""
+        default = default if unset else f" (default: {show(flag.default)})"
+        names = f" [{', '.join(flag.names)}]" if flag.names else ""
+        why = flag.why.replace("%", "%%") + default + names
+        options = {"help": why}
+        if flag.kind is bool:
+            options["action"] = "store_true"
+        elif flag.kind is words:
+            options |= {"nargs": "+", "metavar": "NAME"}
+        else:
+            kind = flag.kind if flag.kind in (number, whole) else nonempty
+            options |= {"type": kind, "metavar": flag.name.upper()}
+            # what changes a result can be a list: the command runs the product of its lists
+            if flag.result or flag.name == "ticket":
+                options["nargs"] = "+"
+        groups[flag.group].add_argument(f"--{flag.name}", **options)
+    _add_what_is_no_flag_of_a_run(groups)
+    return parser
+
+
+def _add_what_is_no_flag_of_a_run(groups):
+    groups["attack"].add_argument(
+        "--attack_rate", type=number, metavar="PERCENT", nargs="+", help="mix_ratio in percent"
+    )
+    presets = ", ".join(PRESETS)
+    groups["experiment"].add_argument(
+        "--preset", metavar="NAME", help=f"flags that explicit ones override [{presets}]"
+    )
+    machine = groups["machine"]
+    machine.add_argument(
+        "--resume",
+        nargs="?",
+        const="",
+        metavar="FOLDER",
+        help="insist on going on with a run: FOLDER's, with its flags, or the one these flags name "
+        "(the same command goes on by itself where it was)",
+    )
+    machine.add_argument(
+        "--print_commands",
+        action="store_true",
+        help="print a command for each run, for GNU parallel or Slurm; run nothing",
+    )
+    machine.add_argument(
+        "--dry_run",
+        action="store_true",
+        help="print the runs, done or to do, and which would train together; run nothing",
+    )
+
+
+def _prune_types():
+    lines = [f"  {name:10}{entry.why}" for name, entry in PRUNE_TYPES.items()]
+    return "prune types:\n" + "\n".join(lines)
+
+
+def _attacks():
+    """The table of the attacks and their parameters' defaults."""
+
+    def text(value):
+        if isinstance(value, tuple):
+            return f"{value[0]:g} / {Fraction(value[1]).limit_denominator(255)}"
+        return f"{value:g}"
+
+    lines = ["attacks and the defaults of their flags, gray / colour where images differ:"]
+    for name, norms in ATTACKS.items():
+        for norm, entry in norms.items():
+            maker = " (data sets by DeepRobust)" if entry.dataset else ""
+            flags = ", ".join(f"{key} {text(value)}" for key, value in entry.defaults.items())
+            lines.append(f"  {name:10}{norm:6}{flags}{maker}")
+    return "\n".join(lines)
+
+
+# Runs ------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Request:
+    """A command line: its runs, a command for each of them alone, and what is to be done.
+
+    resume is None, "" or a folder; notes are lines to print first.
+    """
+
+    configs: list
+    commands: list
+    notes: list
+    resume: str | None
+    dry_run: bool
+    print_commands: bool
+
+
+def parse_runs(argv=None):
+    """Turn the command line into a Request, whose runs are the product of the flags' lists.
+
+    UserError if it makes no sense.
+    """
+    given = vars(make_parser().parse_args(argv))
+    resume, preset = given.pop("resume", None), given.pop("preset", None)
+    asked = {name: given.pop(name, False) for name in ("dry_run", "print_commands")}
+    kinds = {flag.name: flag.kind for flag in all_flags()}
+    lists = {n: v for n, v in given.items() if isinstance(v, list) and kinds.get(n) is not words}
+    for name, values in lists.items():
+        twice = [value for value in values if values.count(value) > 1]
+        if twice:
+            raise UserError(f"--{name} names {show(twice[0])} twice: each value once")
+    products = itertools.product(*lists.values())
+    combinations = [given | dict(zip(lists, values, strict=True)) for values in products]
+    if resume and len(combinations) > 1:
+        raise UserError(f"--resume={resume} goes on with one run: no flag can have several values")
+    others = {"preset": preset, "resume": resume}
+    others = {name: value for name, value in others.items() if value is not None}
+    runs, used = {}, set()
+    for flags in combinations:
+        config, idle = one_run(dict(flags), resume, preset)
+        used |= flags.keys() - idle
+        key = {name: value for name, value in flags.items() if name not in idle}
+        command = command_line(flags | others)
+        if runs.setdefault(config.run_name, (config, command, key))[2] != key:
+            what = f"two combinations of these flags are the same run, {config.run_name}"
+            raise UserError(f"{what}: leave one out")
+    notes, same = [], len(combinations) - len(runs)
+    for name in [name for name in given if name not in used]:
+        what = f"--{name} has no effect on these runs: {_why_idle(name)}"
+        if name in PARAMETERS:
+            raise UserError(what)
+        notes.append(f"note: {what}")
+    if same:
+        what = "differ in flags that have no effect on them only, and are one run each"
+        notes.append(f"note: {same} of the {len(combinations)} combinations {what}")
+    configs, commands, _ = zip(*runs.values(), strict=True)
+    return Request(list(configs), list(commands), notes, resume, **asked)
+
+
+def parse(argv=None):
+    """Turn the command line of one run into (RunConfig, resume)."""
+    request = parse_runs(argv)
+    if len(request.configs) != 1:
+        raise UserError(f"these flags name {len(request.configs)} runs where one is needed")
+    return request.configs[0], request.resume
+
+
+def command_line(flags):
+    """The shell command of one run, from its explicit flags."""
+    parts = ["python", "main.py"]
+    for name, value in flags.items():
+        if value is True:
+            parts.append(f"--{name}")
+        elif isinstance(value, list):
+            parts += [f"--{name}", *value]
+        else:
+            parts.append(f"--{name}={value!r}" if isinstance(value, float) else f"--{name}={value}")
+    return shlex.join(parts)
+
+
+def one_run(given, resume=None, preset=None):
+    """(RunConfig, names of the flags in `given` that have no effect on it).
+
+    given: explicit flags, over a preset or over the flags of the folder `resume`.
+    """
+    # what these two say is explicit and overrides a preset's, or must match a saved run's
+    _split_dataset_name(given)
+    _rate_to_ratio(given)
+    explicit = dict(given)
+    if preset:
+        choose("preset", preset, list(PRESETS))
+        given = PRESETS[preset] | given
+    if not resume:
+        config = configure(given)
+    else:
+        saved = saved_config(resume)["flags"]
+        known = {name: saved[name] for name in saved.keys() & {flag.name for flag in all_flags()}}
+        try:
+            config = configure({**known, "runs_dir": str(Path(resume).parent), **given})
+        except (TypeError, AttributeError, ValueError) as error:
+            what = f"its config.json is damaged ({error})"
+            raise UserError(f"--resume={resume}: {what}") from None
+        must_match(config, saved, resume)
+    resolved = config.flags()
+    idle = {n for n in resolved if n in explicit and not _same(n, explicit[n], resolved[n])}
+    return config, idle - {"ticket"}
+
+
+def configure(given):
+    """The RunConfig of flags, after a look at the data set and the ticket that they name."""
+    given = given | ticket_flags(given)
+    name = given.get("dataset", "digits")
+    folder = given.get("data_dir", "data")
+    in_shape, _ = describe(name, folder)
+    config = resolve(given, in_shape, identity(name, folder))
+    if config.precision == "tf32" and not _has_gpu(config):
+        config = config.replace(precision="fp32")
+    return config
+
+
+def _has_gpu(config):
+    if config.device == "cpu":
+        return False
+    import torch
+
+    return torch.cuda.is_available()
+
+
+def _same(name, given, resolved):
+    return tuple(given) == tuple(resolved) if isinstance(given, list) else given == resolved
+
+
+def _why_idle(name):
+    """What a flag is for, in words."""
+    if name in PARAMETERS:
+        norms = {a: entries.values() for a, entries in ATTACKS.items()}
+        having = [a for a, entries in norms.items() if any(name in e.defaults for e in entries)]
+        return f"it is of {', '.join(having)}; see the table in --help"
+    reasons = {
+        "momentum": "it is of --optimizer=sgd",
+        "precision": "tf32 is of GPUs, and there is none here",
+        "valid_freq": "--valid_steps says when to validate",
+    }
+    return reasons.get(name, "it is of attacks that are made beforehand")
+
+
+def _split_dataset_name(given):
+    """`mnist_fgsm_attack` becomes dataset mnist, attack fgsm; two different attacks are an error.
+
+    An attack's own name may have underscores, so a known one is looked for first.
+    """
+    name = given.get("dataset", "")
+    match = re.fullmatch(r"(.+)_([^_]+)_attack", name)
+    if not match:
+        return
+    known = [attack for attack in ATTACKS if re.fullmatch(rf".+_{re.escape(attack)}_attack", name)]
+    attack = max(known, key=len) if known else choose("attack", match[2], list(ATTACKS))
+    if given.get("attack") not in (None, attack):
+        other = f"--attack says {given['attack']!r}"
+        raise UserError(f"--dataset={name} says attack {attack!r} and {other}: leave one out")
+    given["dataset"] = name.removesuffix(f"_{attack}_attack")
+    given["attack"] = attack
+
+
+def _rate_to_ratio(given):
+    rate = given.pop("attack_rate", None)
+    if rate is not None:
+        if given.get("mix_ratio") not in (None, rate / 100):
+            ratio = f"--mix_ratio={given['mix_ratio']:g}"
+            raise UserError(f"--attack_rate={rate:g} (percent) and {ratio} differ: leave one out")
+        given["mix_ratio"] = rate / 100
