@@ -91,6 +91,7 @@ def from_torchvision(class_name, folder):
             arrays += [_channels_first(images), np.asarray(part.targets, dtype=np.int64)]
         return arrays
 
+    load.folder = folder
     return load
 
 
@@ -183,6 +184,11 @@ def describe(name, data_dir):
             "0..K-1 is needed in both, with the highest class among the training images"
         )
     return _chw(shapes["train_images"]), classes
+
+
+def is_embedded(name):
+    """Whether a data set needs no file in data_dir."""
+    return name in DATASETS and not hasattr(DATASETS[name][2], "folder")
 
 
 def identity(name, data_dir):

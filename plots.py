@@ -34,6 +34,7 @@ from results.table import (
     load,
     with_arms,
 )
+from results.ticket import natural
 from store.files import write_csv
 from store.runfolder import RunFolder, load_masks
 from utils import OneLineParser
@@ -41,15 +42,16 @@ from utils import OneLineParser
 
 def curve(rows, column):
     """Mean and interval of a column at every round of an arm's rows, over the runs that have it."""
-    rows = rows.dropna(subset=[column])
-    by_round = rows.groupby("round")
+    by_round = rows.dropna(subset=[column]).groupby("round")
     return summarise(by_round[column]).assign(density_percent=100 * by_round.density.mean())
 
 
-def curves_figure(table, title, columns, ylabel="", dense=True):
-    """A panel a column of rounds.csv, a line an arm, against remaining weights."""
+def curves_figure(table, title, columns):
+    """A panel a column of rounds.csv, a line an arm, against remaining weights; None for none."""
+    if not columns:
+        return None
     figure, axes = new_figure(title, len(columns))
-    arms = [(arm, rows) for arm, rows in table.groupby("arm", observed=True)]
+    arms = list(table.groupby("arm", observed=True))
     colours = palette(len(arms))
     for axis, column in zip(axes, columns, strict=True):
         name = column_title(column)
@@ -57,32 +59,11 @@ def curves_figure(table, title, columns, ylabel="", dense=True):
             Line(curve(rows, column), colour, label=f"{arm} (n={rows.folder.nunique()})")
             for (arm, rows), colour in zip(arms, colours, strict=True)
         ]
-        unit = ylabel or ("accuracy (%)" if column.endswith("accuracy") else name)
-        draw_panel(axis, lines, name if len(columns) > 1 else "", unit, dense=dense)
+        accuracy = column.endswith("accuracy")
+        draw_panel(axis, lines, name, "accuracy (%)" if accuracy else name, dense=accuracy)
     whole = max(axes, key=lambda axis: len(axis.get_legend_handles_labels()[0]))
-    legend_below(figure, whole, "dashed: dense" if dense else None)
+    legend_below(figure, whole, "dashed: dense" if CLEAN in columns else None)
     return figure
-
-
-def accuracy_figure(table, title):
-    """Test accuracy against remaining weights."""
-    return curves_figure(table, title, [CLEAN], "test accuracy (%)")
-
-
-def attacked_figure(table, title):
-    """Clean beside attacked accuracy against remaining weights, a panel each."""
-    return curves_figure(table, title, [CLEAN, *attacked_columns(table)])
-
-
-def early_stop_figure(table, title):
-    """Iteration of the least validation loss against remaining weights."""
-    return curves_figure(table, title, [EARLY], "early-stop iteration", dense=False)
-
-
-def columns_figure(table, title):
-    """What else rounds.csv has, a panel a column; None if nothing."""
-    columns = extra_columns(table)
-    return curves_figure(table, title, columns, dense=False) if columns else None
 
 
 def first_runs(table):
@@ -99,11 +80,8 @@ def training_figure(table, title):
     from matplotlib.cm import ScalarMappable
     from matplotlib.colors import LogNorm
 
-    names = {
-        "train_loss": "training loss",
-        "val_loss": "validation loss",
-        "val_accuracy": "validation accuracy (%)",
-    }
+    names = {"train_loss": "training loss", "val_loss": "validation loss"}
+    names |= {"val_accuracy": "validation accuracy (%)"}
     runs = list(first_runs(table))
     figure, axes = new_figure(title, len(names), rows=len(runs))
     percent = 100 * table.density[table.density > 0]
@@ -136,7 +114,7 @@ def density_figure(table, title):
         folder = RunFolder(rows.folder.iloc[0])
         pairs = zip(rows["round"], rows.kept, strict=True)
         masks = [load_masks(folder.masks(number), kept=kept) for number, kept in pairs]
-        names = sorted(masks[0], key=lambda name: re.sub(r"\d+", lambda n: n[0].zfill(4), name))
+        names = sorted(masks[0], key=natural)
         # thick to thin, so that lines on top of each other (layerwise pruning) all show
         widths = np.linspace(6, 1, len(names))
         for name, colour, width in zip(names, palette(len(names), True), widths, strict=True):
@@ -152,12 +130,12 @@ def density_figure(table, title):
 
 
 FIGURES = {
-    "accuracy": accuracy_figure,
-    "attacked": attacked_figure,
-    "early_stop": early_stop_figure,
+    "accuracy": lambda table, title: curves_figure(table, title, [CLEAN]),
+    "attacked": lambda table, title: curves_figure(table, title, [CLEAN, *attacked_columns(table)]),
+    "early_stop": lambda table, title: curves_figure(table, title, [EARLY]),
     "training": training_figure,
     "layers": density_figure,
-    "columns": columns_figure,
+    "columns": lambda table, title: curves_figure(table, title, extra_columns(table)),
 }
 
 

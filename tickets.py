@@ -302,7 +302,8 @@ def text_table(table):
         return column.map(f"{{:.{places}f}}".format, na_action="ignore")
 
     table = table.assign(**table.select_dtypes("float").apply(show))
-    return table.rename(columns=" {}".format).to_string(index=False, na_rep="-")
+    wide = [len(name) + 1 for name in table.columns]
+    return table.to_string(index=False, na_rep="-", col_space=wide)
 
 
 # as printed: the columns of overlap.csv that it is the mean of
@@ -403,7 +404,7 @@ def make_parser():
         usage="python tickets.py (RUN RUN ... | --a RUN ... --b RUN ...) [--flag=value ...]",
         allow_abbrev=False,
         formatter_class=argparse.RawDescriptionHelpFormatter,
-        description="Are the tickets (masks) of runs the same, beside what chance and theta_0 give?",
+        description="Are the masks of runs the same, beside what chance and theta_0 give?",
         epilog=EPILOG,
     )
     add, count = parser.add_argument, {"type": whole, "metavar": "N"}

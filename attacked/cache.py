@@ -225,7 +225,9 @@ def code_of(function):
         for node in ast.walk(tree):
             if isinstance(node, ast.FunctionDef) and ast.get_docstring(node) is not None:
                 node.body = node.body[1:] or [ast.Pass()]
-        parts[one.__qualname__] = ast.unparse(tree)
+        if one is function:  # called otherwise it does the same
+            tree.body[0].name = "attack"
+        parts[one.__qualname__ if one is not function else "attack"] = ast.unparse(tree)
         names = {node.id for node in ast.walk(tree) if isinstance(node, ast.Name)}
         for name in sorted(names & one.__globals__.keys()):
             value = one.__globals__[name]

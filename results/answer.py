@@ -288,7 +288,7 @@ class Study:
                 f"{late} of the {count} runs are unfinished: a round has the runs that reached it"
             )
             details.append(f"{what}, and the answer can change")
-        density = {block: float(self.density[block, at]) for block, at in self.at.items()}
+        density = {block: round(float(self.density[block, at]), 6) for block, at in self.at.items()}
         opening = f"{self.where()}, in points of clean test accuracy: {'. '.join(answers)}"
         return {
             "answer": sentence(f"{self.opening} {sentence(opening)}".strip()),

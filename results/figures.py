@@ -10,7 +10,6 @@ from dataclasses import dataclass
 import numpy as np
 import pandas as pd
 
-from results.stats import amount
 from store.files import write_atomic
 
 GRAY = (0.45, 0.45, 0.45)
@@ -71,7 +70,6 @@ def draw_panel(axis, lines, title="", ylabel="", declared=None, dense=False):
     if not lines:
         axis.set_axis_off()
         return
-    lines, aside = _set_aside(lines)
     for line in lines:
         x, mean = line.numbers.density_percent, line.numbers["mean"]
         band = line.numbers.interval.fillna(0)
@@ -80,52 +78,44 @@ def draw_panel(axis, lines, title="", ylabel="", declared=None, dense=False):
         axis.fill_between(x, mean - band, mean + band, color=line.colour, alpha=0.15, linewidth=0)
         if dense:
             axis.axhline(mean.iloc[0], color=line.colour, linestyle="--", linewidth=0.9, alpha=0.7)
-    axis.set_ylim(*_limits(pd.concat([line.numbers for line in lines]), ylabel))
+    within = _without_outlier(lines)
+    away = [line.label for line in lines if line not in within]
+    words = f"off the scale: {', '.join(away)}" if away else ""
+    axis.annotate(words, (0.02, 0.02), xycoords="axes fraction", fontsize="x-small", color="0.35")
+    axis.set_ylim(*_limits(pd.concat([line.numbers for line in within]), ylabel))
     if ylabel.startswith("difference"):
         axis.axhline(0, color="0.35", linewidth=1)
     if declared is not None:
         axis.axvline(declared, color="0.35", linestyle=":", linewidth=1)
     remaining_axis(axis, pd.concat([line.numbers.density_percent for line in lines]))
-    axis.annotate(aside, (0.02, 0.02), xycoords="axes fraction", fontsize="x-small", color="0.35")
     axis.set(title=textwrap.fill(title, 48), ylabel=ylabel)
 
 
-def _limits(numbers, ylabel):
-    low, high = numbers["mean"].min(), numbers["mean"].max()
-    halves = numbers.interval.max() if numbers.interval.notna().any() else 0
-    fraction = "Jaccard" in ylabel
-    # a narrower axis would make noise look like an effect
-    least = 0.01 if fraction else 0.5
-    pad = max(0.05 * (high - low), min(halves, 0.6 * (high - low) + 0.5), least)
-    low, high = low - pad, high + pad
-    if ylabel.startswith("difference"):
-        return min(low, -0.1), max(high, 0.1)
-    top = 1.02 if fraction else 101 if "accuracy" in ylabel else np.inf
-    return max(low, -0.01 * top if np.isfinite(top) else 0), min(high, top)
-
-
-def _set_aside(lines):
-    """(lines to draw, what to say of those of one colour that take most of the height from them).
+def _without_outlier(lines):
+    """The lines, but for those of one of three colours if they take most of the height.
 
     Nets trained on attacked images only can learn another task altogether.
     """
 
-    def height(members):
-        numbers = pd.concat([line.numbers for line in members])
-        half = numbers.interval.fillna(0)
-        return (numbers["mean"] + half).max() - (numbers["mean"] - half).min()
+    def height(some):
+        return np.ptp(np.concatenate([line.numbers["mean"].dropna() for line in some]))
 
-    colours = list(dict.fromkeys(line.colour for line in lines))
-    if len(colours) < 3:
-        return lines, ""
+    colours = {line.colour for line in lines}
     rests = [[line for line in lines if line.colour != colour] for colour in colours]
-    rest = min(rests, key=height)
-    if height(lines) <= 3 * max(height(rest), 2):
-        return lines, ""
-    away = [line for line in lines if line not in rest]
-    means = pd.concat([line.numbers["mean"] for line in away])
-    scale = f"{amount(means.min(), sign=False)} to {amount(means.max(), sign=False)}"
-    return rest, f"{away[0].label} is off the scale: {scale}"
+    rest = min(rests, key=height) if len(colours) > 2 else lines
+    return rest if height(lines) > 3 * max(height(rest), 2) else lines
+
+
+def _limits(numbers, ylabel):
+    low, high = numbers["mean"].min(), numbers["mean"].max()
+    # a narrower axis would make noise look like an effect
+    least = 0.01 if "Jaccard" in ylabel else 0.5
+    half = np.nan_to_num(numbers.interval.max())
+    pad = max(0.05 * (high - low), min(half, 0.6 * (high - low) + 0.5), least)
+    if ylabel.startswith("difference"):
+        return min(low - pad, -0.1), max(high + pad, 0.1)
+    top = {"Jaccard index": 1.02}.get(ylabel, 101 if "accuracy" in ylabel else np.inf)
+    return max(low - pad, -0.02 if top < 2 else -1 if top < 200 else 0), min(high + pad, top)
 
 
 def remaining_axis(axis, densities):

@@ -201,7 +201,7 @@ def choose_pairs(pairs, rounds, max_pairs):
 
 
 def spread(pairs, count):
-    """The first `count` of the pairs that share theta_0, if any do, by turns of kind and theta_0."""
+    """The first `count` pairs by turns of kind and theta_0, of those that share it, if any do."""
     if pairs.theta0.notna().any():
         pairs = pairs[pairs.theta0.notna()]
     turns = pairs.groupby(["kind", "theta0"], dropna=False).cumcount()

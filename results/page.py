@@ -7,48 +7,42 @@ import math
 from results.stats import amount
 
 STYLE = """
-:root { color-scheme: light; } * { box-sizing: border-box; }
+:root { color-scheme: light; } * { box-sizing: border-box; } li { margin: .3rem 0; }
 body { margin: 0 auto; max-width: 64rem; padding: 1rem; font: 16px/1.5 system-ui, sans-serif;
-  color: #1c1c1c; background: #fff; overflow-wrap: break-word; }
-h1 { font-size: 1.6rem; }
+  color: #1c1c1c; background: #fff; overflow-wrap: break-word; } h1 { font-size: 1.6rem; }
 h2 { font-size: 1.2rem; margin-top: 2.5rem; border-top: 1px solid #ddd; padding-top: 1.2rem; }
 .answer { background: #eef4fb; border-left: 4px solid #2b6cb0; padding: .6rem .9rem; }
-.scroll { overflow-x: auto; margin: 1rem 0; } li { margin: .3rem 0; }
+.scroll { overflow-x: auto; margin: 1rem 0; } .small { font-size: .85rem; color: #555; }
 .scroll img { display: block; width: 100%; min-width: 44rem; height: auto; }
 table { border-collapse: collapse; font-size: .82rem; } th, td { text-align: right; }
 th, td { padding: .25rem .6rem; border-bottom: 1px solid #e3e3e3; white-space: nowrap; }
 th { white-space: normal; vertical-align: bottom; min-width: 5rem; background: #f6f6f6; }
-td:first-child, th:first-child { text-align: left; }
-tr.marked td { font-weight: 600; background: #fff8e1; }
-caption { caption-side: top; text-align: left; padding-bottom: .4rem; }
-.small { font-size: .85rem; color: #555; }
-pre { background: #f6f6f6; padding: .7rem; white-space: pre-wrap; overflow-wrap: anywhere;
-  font-size: .78rem; }
+td:first-child, th:first-child { text-align: left; } caption { text-align: left; }
+tr.marked td { font-weight: 600; background: #fff8e1; } caption { caption-side: top; }
+pre { background: #f6f6f6; padding: .7rem; white-space: pre-wrap; overflow-wrap: anywhere; }
 """
-
-HOW_TO_READ = (
-    "A round trains a network, prunes its smallest weights and starts again; density is the share "
-    "of the weights that is left.",
-    "lt rewinds to the initial weights theta_0 (a ticket); reinit draws fresh weights under the "
-    "same masks, as the control. A ticket wins if lt is above.",
-    "Every ± is a 95 % interval (Student's t over seeds). Runs of one seed share theta_0, split, "
-    "order and attacked images, so differences are taken seed by seed, and their interval is of "
-    "those paired differences.",
-    "Answers are read at one density, declared before any result was seen: the last round with at "
-    "least 8 % of the weights (else the last round). It is the dotted line of the figures and the "
-    "marked row of the tables.",
-    "Comparisons listed together are corrected together (Holm). “Not distinguishable” says that "
-    "the interval of the difference contains 0, or does so after the correction; it does not say "
-    "that two things are equal.",
-    "The best epoch is chosen on validation images; test images are only reported. In the figures "
-    "bands may reach beyond the frame.",
-)
+HOW_TO_READ = """
+A round trains a network, prunes its smallest weights and starts again; density is the share of the
+weights that is left.
+lt rewinds to the initial weights theta_0 (a ticket); reinit draws fresh weights under the same
+masks, as the control. A ticket wins if lt is above.
+Every ± is a 95 % interval (Student's t over seeds). Runs of one seed share theta_0, split, order
+and attacked images, so differences are taken seed by seed: their interval is of paired differences.
+Answers are read at one density, declared before any result was seen: the last round with at least
+8 % of the weights, else the last. It is dotted in the figures and marked in the tables.
+Comparisons listed together are corrected together (Holm). “Not distinguishable” says that the
+interval of the difference contains 0, perhaps only after the correction; not that two are equal.
+The best epoch is chosen on validation images; test images are only reported. In the figures bands
+may reach beyond the frame.
+"""
 
 
 def page(results, pictures):
     """report.html from the saved results by name, in order, and their PNGs as bytes."""
     text = html.escape
-    items = "".join(f"<li>{text(line)}</li>" for line in HOW_TO_READ)
+    lines = HOW_TO_READ.strip().splitlines()  # two make a point
+    points = map(" ".join, zip(lines[::2], lines[1::2], strict=True))
+    items = "".join(f"<li>{text(point)}</li>" for point in points)
     links = " · ".join(f'<a href="#exp{text(name)}">{text(name)}</a>' for name in results)
     parts = [section(name, results[name], pictures[name]) for name in results]
     return (

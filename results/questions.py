@@ -111,12 +111,13 @@ QUESTIONS["2"] = Question(
     factors={"prune_type": KIND, "type": Factor(attack_type, key=attack_order)},
     contrasts={
         "lt - reinit": LEAD,
+        "lt - reinit, attacked - clean": Contrast("larger", "smaller", "type", of="lt - reinit"),
         "lt - reinit, one attack - another": Contrast(
             "the lead of tickets over reinit is larger",
             "it is smaller",
             "type",
             EVERY,
-            of="lt - reinit",
+            of="lt - reinit, attacked - clean",
             answers=True,
         ),
         "attacked - clean": Contrast("higher", "lower", "type", where=LT),

@@ -126,14 +126,9 @@ def listed(words):
 
 def describe(comparisons, above, below):
     """Judged comparisons as one clause a verdict, each with what it covers and by how much."""
-    verdicts = {
-        "above": above,
-        "below": below,
-        "same": "not distinguishable",
-        "ties": "equal in all seeds, so no interval and no verdict",
-        "unknown": "one seed, so no interval and no verdict",
-    }
-    clauses = []
+    clauses, none = [], "so no interval and no verdict"
+    verdicts = {"above": above, "below": below, "same": "not distinguishable"}
+    verdicts |= {"ties": f"equal in all seeds, {none}", "unknown": f"one seed, {none}"}
     for verdict, words in verdicts.items():
         rows = [row for row in comparisons if row["verdict"] == verdict]
         if verdict == "same" and len(rows) > 3:  # a list of what was not found hides what was
@@ -155,29 +150,15 @@ def _with_amount(row):
 
 
 def ranges(lines):
-    """At which densities a line's interval lies off 0, each density by itself, in words.
+    """At how many densities a line's interval lies off 0, each density by itself, in words.
 
     lines: a DataFrame of density_percent, mean and interval, a row a round.
     """
-    density = lines.density_percent.to_numpy()
-    sides = {
-        "above 0": (lines["mean"] > lines.interval).to_numpy(),
-        "below 0": (lines["mean"] < -lines.interval).to_numpy(),
-    }
-    found = [f"{words} {_spans(density, holds)}" for words, holds in sides.items() if holds.any()]
-    if lines.interval.isna().all():
-        return "no density has an interval"
-    return "; ".join(found) or "no density's interval lies off 0"
-
-
-def _spans(density, holds):
-    """Where `holds` (bools) is true, in words: "from 80 % down to 8.59 % and at 2 %"."""
-    edges = np.flatnonzero(np.diff(np.concatenate([[False], holds, [False]])))
-    return listed(
-        [
-            f"at {share(density[a])}"
-            if a == b - 1
-            else f"from {share(density[a])} down to {share(density[b - 1])}"
-            for a, b in edges.reshape(-1, 2)
-        ]
-    )
+    found = []
+    for words, sign in (("above", 1), ("below", -1)):
+        off = lines.density_percent[sign * lines["mean"] > lines.interval]
+        if len(off):
+            ends = f"{share(off.max())} to {share(off.min())}" if len(off) > 1 else share(off.max())
+            found.append(f"{words} 0 at {len(off)} of {len(lines)} densities ({ends})")
+    none = "one seed, so no intervals" if lines.interval.isna().all() else "off 0 at none"
+    return "; ".join(found) or none

@@ -70,7 +70,7 @@ def load_data(config, data_dir=None):
     import data
 
     place = Path(data_dir or config.data_dir)
-    if config.dataset != "digits" and not place.is_dir():  # those come with scikit-learn
+    if not data.is_embedded(config.dataset) and not place.is_dir():
         right = f"name the folder that {config.dataset} is in: --data_dir=FOLDER"
         raise UserError(f"there is no folder {place}: {right}")
     return data.load_as_trained(config.replace(data_dir=str(place)))

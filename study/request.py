@@ -170,9 +170,10 @@ def parse_runs(argv=None):
     for flags in combinations:
         config, idle = one_run(dict(flags), resume, preset)
         used |= flags.keys() - idle
-        key = {name: value for name, value in flags.items() if name not in idle}
-        command = command_line(flags | others)
-        if runs.setdefault(config.run_name, (config, command, key))[2] != key:
+        run = (config, command_line(flags | others), flags, idle)
+        *_, before, idle_before = runs.setdefault(config.run_name, run)
+        differing = {name for name in flags if flags[name] != before[name]}
+        if differing - idle - idle_before or (before is not flags and not differing):
             what = f"two combinations of these flags are the same run, {config.run_name}"
             raise UserError(f"{what}: leave one out")
     notes, same = [], len(combinations) - len(runs)
@@ -184,7 +185,7 @@ def parse_runs(argv=None):
     if same:
         what = "differ in flags that have no effect on them only, and are one run each"
         notes.append(f"note: {same} of the {len(combinations)} combinations {what}")
-    configs, commands, _ = zip(*runs.values(), strict=True)
+    configs, commands, *_ = zip(*runs.values(), strict=True)
     return Request(list(configs), list(commands), notes, resume, **asked)
 
 

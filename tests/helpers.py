@@ -6,18 +6,22 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import torch
 from torch import nn
 
 import attacks
 import main
 import pruning
-from config import RunConfig
+from config import RunConfig, resolve
 from engine.cohort import Cohort, Data
 from engine.place import Keeper
 from engine.signals import stop
-from store.files import load_tensors, read_csv
+from store.files import load_tensors, read_csv, save_tensors, write_csv, write_json, write_text
+from store.runfolder import ROUND_COLUMNS
 from study.cohorts import new_run, run_cohort
+from study.request import parse
+from utils import stream
 
 ROOT = Path(__file__).parent.parent
 CPU = torch.device("cpu")
@@ -164,3 +168,87 @@ def whitebox(cohort, settings, images, labels, index):
     cohort.model.eval()
     lead = (cohort.size,) if cohort.size > 1 else ()
     return attacks.attack_test_images(cohort.logits, lead, settings, images, labels, index)
+
+
+# Run folders without training ------------------------------------------------------------------
+
+DENSITIES = [1.0, 0.5, 0.25, 0.1, 0.05]
+
+
+def fake_run(folder, accuracies, columns=(), done=True, **flags):
+    """A run folder with these test accuracies, one a round at DENSITIES; returns its path.
+
+    columns: name -> value of more columns of rounds.csv, or of the usual ones.
+    """
+    planned = {"attack": "fgsm", "mix_ratio": 0.0, "prune_iterations": len(DENSITIES)}
+    config = resolve(planned | flags, (1, 28, 28))
+    path = Path(folder) / f"{len(list(Path(folder).glob('*'))):03}-{config.run_name}"
+    attacked = {} if config.attack is None else {f"transfer_{config.attack}_accuracy": 50.0}
+    whitebox = {f"whitebox_{name}_accuracy": 10.0 for name in config.eval_attacks}
+    rows = [
+        {"round": number, "kept": round(1000 * density), "total": 1000, "density": density}
+        | {"best_epoch": 0, "early_stop_iteration": 100 + 10 * number, "val_accuracy": accuracy}
+        | {"test_accuracy": accuracy, "test_accuracy_last": accuracy, "seconds": 1.0}
+        | attacked | whitebox | dict(columns)
+        for number, (density, accuracy) in enumerate(zip(DENSITIES, accuracies, strict=False))
+    ]  # fmt: skip
+    ran = {"revision": "abcdef0123456789", "versions": {"torch": "2.0"}, "device": "cpu"}
+    write_json(path / "config.json", {"flags": config.flags(), "provenance": ran})
+    write_csv(path / "rounds.csv", rows)
+    if done:
+        write_text(path / "DONE", "")
+    return path
+
+
+def fake_study(folder, conditions, seeds=(0, 1, 2, 3, 4), noise=0.1, **common):
+    """lt and reinit runs for each condition; returns the folder.
+
+    A condition is (flags, gain of lt over reinit after round 0, accuracy of the dense net).
+    """
+    shared, rng = np.random.default_rng(7), np.random.default_rng([*Path(folder).name.encode()])
+    Path(folder).mkdir(parents=True, exist_ok=True)
+    for flags, gain, dense in conditions:
+        for seed in seeds:
+            # what the arms of one seed share, ten times the noise
+            base = dense + shared.normal(0, 1)
+            for kind in ("lt", "reinit"):
+                own = base + (gain if kind == "lt" else 0)
+                later = [own + rng.normal(0, noise) for _ in DENSITIES[1:]]
+                accuracies = np.clip([base, *later], 0, 100).tolist()
+                fake_run(folder, accuracies, prune_type=kind, seed=seed, **common, **flags)
+    return Path(folder)
+
+
+# Run folders that nobody trained ---------------------------------------------------------------
+
+MASK_SHAPES = {"net.fc1.weight": (20, 784), "net.fc2.weight": (10, 20)}
+
+
+def write_run(
+    path, seed=0, order=0, flags=(), rounds=3, shapes=MASK_SHAPES, weights=True, share=0.5
+):
+    """A run folder of nested masks that share theta_0 by `seed`; those alike but for the order
+    share more. share: of the weights that a round leaves.
+    """
+    config = parse([f"--seed={seed}", f"--order_seed={order}", "--prune_iterations=3", *flags])[0]
+    names = (seed, "theta0"), (seed, "data", *flags), (seed, "order", *flags, order)
+    by_theta0, by_data, by_order = (np.random.default_rng(stream(*name)) for name in names)
+    theta0, trained = {}, {}
+    for name, shape in shapes.items():
+        first = by_theta0.standard_normal(shape)
+        noise = 0.5 * by_data.standard_normal(shape) + 0.3 * by_order.standard_normal(shape)
+        theta0[name], trained[name] = (torch.from_numpy(x).float() for x in (first, first + noise))
+    write_json(path / "config.json", {"flags": config.flags()})
+    save_tensors(path / "theta0.safetensors", theta0 | {"net.fc1.bias": torch.zeros(20)})
+    rows = []
+    for number in range(rounds):
+        masks = {n: w.abs() >= w.abs().quantile(1 - share**number) for n, w in trained.items()}
+        save_tensors(path / f"masks/round_{number:02}.safetensors", masks)
+        if weights:
+            alive = {name: trained[name] * masks[name] for name in masks}
+            save_tensors(path / f"weights/round_{number:02}.safetensors", alive)
+        kept, total = pruning.counts(masks)
+        row = dict.fromkeys(ROUND_COLUMNS, 1)
+        rows.append(row | {"round": number, "kept": kept, "total": total, "density": kept / total})
+    write_csv(path / "rounds.csv", rows)
+    return path

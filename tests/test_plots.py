@@ -1,97 +1,257 @@
-"""Figures from run folders, and the statistics they show."""
+"""Figures from run folders, what they name, and the statistics they show."""
 
-import csv
+import shutil
 
 import numpy as np
 import pytest
-from scipy import stats
+from scipy import stats as scipy_stats
 
-import main
 import plots
-import tickets
 from config import resolve
-from runfolder import RunFolder
+from helpers import DENSITIES, fake_run, go
+from results import figures
+from results.stats import mean_and_interval
+from results.table import arm_labels, column_title, load
+from store.files import read_csv, write_csv
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory):
+    """lt and reinit of two seeds, trained on digits."""
+    folder = tmp_path_factory.mktemp("trained") / "runs"
+    short = ["--prune_iterations=3", "--end_iter=1", "--prune_percent=50"]
+    kinds = ["--prune_type", "lt", "reinit", "--seed", "0", "1"]
+    assert go(folder, *short, *kinds) == 0
+    return folder
 
 
 @pytest.fixture
-def runs(tmp_path):
-    for prune_type in ("lt", "reinit"):
-        for seed in (0, 1):
-            flags = [f"--prune_type={prune_type}", f"--seed={seed}", "--prune_iterations=3", "--end_iter=1", "--prune_percent=50"]
-            assert main.main([*flags, f"--runs_dir={tmp_path / 'runs'}"]) == 0
-    return sorted((tmp_path / "runs").iterdir())
+def draws(monkeypatch):
+    """Make plots.py draw the curves only: forged runs have no epochs and no masks."""
+    for name in ("training", "layers"):
+        monkeypatch.delitem(plots.FIGURES, name)
+
+
+def arms_of(**flags_by_run):
+    """The names of arms of runs with these flags."""
+    return arm_labels([resolve(flags, (1, 28, 28)) for flags in flags_by_run.values()])
+
+
+def fails(capsys, *argv):
+    """The one line that plots.py says as it refuses."""
+    capsys.readouterr()
+    assert plots.main([str(part) for part in argv]) == 2
+    error = capsys.readouterr().err
+    assert error.startswith("plots.py: error: ") and error.count("\n") == 1, error
+    return error
 
 
 def test_the_interval_is_students():
     values = [97.1, 97.9, 98.4, 97.7]
-    mean, half = plots.mean_and_interval(values)
-    low, high = stats.t.interval(0.95, 3, loc=np.mean(values), scale=stats.sem(values))
+    mean, half = mean_and_interval(values)
+    sem = scipy_stats.sem(values)
+    low, high = scipy_stats.t.interval(0.95, 3, loc=np.mean(values), scale=sem)
     assert mean - half == pytest.approx(low) and mean + half == pytest.approx(high)
-    assert np.isnan(plots.mean_and_interval([1.0])[1])
+    assert np.isnan(mean_and_interval([1.0])[1])
 
 
-def test_figures_and_table_of_real_runs(cli, runs, tmp_path):
-    done = cli(*map(str, runs), "-o", str(tmp_path / "plots"), script="plots.py")
-    assert done.returncode == 0, done.stderr
-    for name in plots.FIGURES:
-        png = tmp_path / "plots" / f"digits-fc1-{name}.png"
-        assert str(png) in done.stdout
-        assert png.stat().st_size > 10_000 and png.with_suffix(".pdf").read_bytes()[:4] == b"%PDF"
-    with open(tmp_path / "plots" / "digits-fc1-summary.csv") as file:
-        rows = list(csv.DictReader(file))
-    assert [(row["arm"], row["seeds"]) for row in rows] == [("lt", "2")] * 3 + [("reinit", "2")] * 3
-    first = [plots.load_run(path)["rounds"][1]["test_accuracy"] for path in runs if "-lt-" in path.name]
-    assert float(rows[1]["test_accuracy"]) == pytest.approx(np.mean(first), abs=1e-3)
-    assert float(rows[1]["test_accuracy_interval"]) == pytest.approx(plots.mean_and_interval(first)[1], abs=1e-3)
+def test_figures_and_table_of_real_runs(trained, tmp_path, capsys):
+    paths = sorted(trained.iterdir())
+    assert plots.main([*map(str, paths), "-o", str(tmp_path)]) == 0
+    out = capsys.readouterr().out
+    for name in ("accuracy", "attacked", "early_stop", "training", "layers"):
+        png = tmp_path / f"digits-fc1-{name}.png"
+        assert str(png) in out and png.read_bytes()[:8] == b"\x89PNG\r\n\x1a\n"
+        assert png.with_suffix(".pdf").read_bytes()[:4] == b"%PDF"
+    rows = read_csv(tmp_path / "digits-fc1-summary.csv")
+    assert [(row["arm"], row["seeds"]) for row in rows] == [("lt", 2)] * 3 + [("reinit", 2)] * 3
+    own = [
+        read_csv(path / "rounds.csv")[1]["test_accuracy"] for path in paths if "-lt-" in path.name
+    ]
+    mean, half = mean_and_interval(own)
+    assert rows[1]["test_accuracy"] == pytest.approx(mean, abs=1e-3)
+    assert rows[1]["test_accuracy_interval"] == pytest.approx(half, abs=1e-3)
 
 
-def test_arms_are_what_differs_but_the_seed(runs):
-    loaded = [plots.load_run(path) for path in runs]
-    loaded[0]["flags"] |= {"attack": "fgsm", "mix_ratio": 0.5}
-    assert {label: len(members) for label, members in plots.group_arms(loaded).items()} == {"lt, fgsm 0.5": 1, "lt, clean": 1, "reinit, clean": 2}
+def test_every_epoch_and_layer_is_drawn(trained):
+    table = load(f"{trained}/*")
+    table = table[table.arm == "lt"]
+    training = plots.training_figure(table, "x")
+    losses = [line.get_ydata() for line in training.axes[0].lines]
+    first = read_csv(f"{table.folder.iloc[0]}/epochs.csv")
+    assert [float(value) for line in losses for value in line] == [r["train_loss"] for r in first]
+    layers = plots.density_figure(table, "x").axes[0].lines
+    assert [line.get_label() for line in layers] == ["fc1", "fc2", "fc3"]
+    assert layers[0].get_ydata() == pytest.approx([100, 50, 25], abs=0.1)
 
 
-def test_what_is_not_a_run_is_refused_in_one_line(cli, tmp_path):
-    done = cli(str(tmp_path), script="plots.py")
-    assert done.returncode == 2 and "is not a run folder" in done.stderr and done.stderr.count("\n") == 1
+def test_arms_are_what_differs_but_the_seed(tmp_path):
+    for seed in (0, 1):
+        for kind in ("lt", "reinit"):
+            fake_run(tmp_path, [90.0] * 5, seed=seed, prune_type=kind, attack=None, mix_ratio=None)
+    fake_run(tmp_path, [90.0] * 5, mix_ratio=0.5)
+    table = load(f"{tmp_path}/*")
+    counts = table.groupby("arm", observed=True).folder.nunique().to_dict()
+    assert counts == {"lt, clean": 2, "reinit, clean": 2, "lt, fgsm 0.5": 1}
 
 
-def test_the_sample_picture_shows_three_rows(tmp_path):
-    clean = np.random.default_rng(0).random((10, 3, 8, 8))
-    plots.draw_samples(clean, np.clip(clean + 0.1, 0, 1), tmp_path / "samples.png")
-    assert (tmp_path / "samples.png").stat().st_size > 5_000
+@pytest.mark.parametrize(
+    ("flags", "name"),
+    [
+        ({"end_iter": 3}, "end_iter=3"),
+        ({"lr": 0.01}, "lr=0.01"),
+        ({"surrogate": "fc1"}, "surrogate=fc1"),
+        ({"batch_size": 30}, "batch_size=30"),
+    ],
+)
+def test_what_tells_arms_apart_is_named(flags, name):
+    """Even where each attack has one value of it, as the attack's own radius may go unnamed."""
+    clean = {"attack": "fgsm", "mix_ratio": 0.0, "epsilon": 0.1}
+    labels = arms_of(a=clean, b={"attack": "pgd", "mix_ratio": 0.5, "epsilon": 0.2} | flags)
+    known = "lt, pgd 0.5" if "surrogate" in flags and "surrogate" not in labels[1] else None
+    assert name in labels[1] or known, labels
+    assert "epsilon" not in labels[1]
 
 
-def with_flags(**flags):
-    return {"flags": resolve(flags).flags(), "folder": RunFolder("runs/x"), "rounds": [], "epochs": []}
+def test_runs_of_other_files_and_tickets_are_named():
+    other = resolve({"dataset": "mine"}, (1, 28, 28), "0123456789")
+    one = resolve({"dataset": "mine"}, (1, 28, 28), "fedcba9876")
+    assert arm_labels([one, other]) == ["lt, file fedcba98", "lt, file 01234567"]
+    masked = one.replace(ticket="runs/x", ticket_arm="mine-fc1-fgsm0.5-lt-01234567")
+    assert arm_labels([one, masked]) == ["lt, own masks", "lt, masks of fgsm0.5-lt"]
 
 
 @pytest.mark.parametrize("shuffle", range(4))
-def test_runs_of_other_orders_are_arms_of_their_own_and_none_is_lost(shuffle):
-    grid = [with_flags(seed=seed, order_seed=order) for seed in range(3) for order in range(3)] + [with_flags(seed=seed) for seed in (3, 4)]
+def test_runs_of_other_orders_are_arms_of_their_own_and_none_is_lost(tmp_path, shuffle):
+    grid = [{"seed": seed, "order_seed": order} for seed in range(3) for order in range(3)]
+    grid += [{"seed": seed} for seed in (3, 4)]
     np.random.default_rng(shuffle).shuffle(grid)
-    arms = plots.group_arms(grid)
-    # seed 1 in its own order is one of the runs whose order follows their seed, whoever asked for it
-    assert {label: sorted(run["flags"]["seed"] for run in members) for label, members in arms.items()} == {
-        "lt, order_seed=seed": [0, 1, 2, 3, 4], "lt, order_seed=0": [1, 2], "lt, order_seed=1": [0, 2], "lt, order_seed=2": [0, 1],
+    for flags in grid:
+        fake_run(tmp_path, [90.0] * 5, **flags)
+    table = load(f"{tmp_path}/*")
+    # seed 1 in its own order is one of the runs whose order follows their seed
+    seeds = table.groupby("arm", observed=True).seed.unique().map(sorted).to_dict()
+    assert seeds == {
+        "lt, order_seed=seed": [0, 1, 2, 3, 4], "lt, order_seed=0": [1, 2],
+        "lt, order_seed=1": [0, 2], "lt, order_seed=2": [0, 1],
     }  # fmt: skip
 
 
-def test_what_follows_is_not_named_and_long_labels_fit():
-    runs = [with_flags(prune_percent=rate, end_iter=epochs, seed=1) for rate in (10.0, 40.0) for epochs in (3, 12)]
-    assert sorted(plots.group_arms(runs))[0] == "lt, end_iter=12, prune_percent=10.0"
-    figure, (axis,) = plots.new_figure("x")
-    axis.plot([1, 2], [1, 2], label=", ".join(f"flag_{number}=value" for number in range(20)))
-    plots.legend_below(figure, axis)
+def test_names_are_of_what_differs_within_a_figure(tmp_path, draws):
+    for arch, epochs in (("fc1", 3), ("lenet5", 12)):
+        for kind in ("lt", "reinit"):
+            flags = {"arch_type": arch, "end_iter": epochs, "prune_type": kind}
+            fake_run(tmp_path / "runs", [90.0] * 5, **flags)
+    assert plots.main([f"{tmp_path}/runs/*", "-o", str(tmp_path / "out")]) == 0
+    for arch in ("fc1", "lenet5"):
+        rows = read_csv(tmp_path / "out" / f"digits-{arch}-summary.csv")
+        assert {row["arm"] for row in rows} == {"lt", "reinit"}
+
+
+def test_columns_of_ones_own_are_drawn(tmp_path, draws):
+    for seed in (0, 1):
+        columns = {"gradient_norm": 2.0 + seed, "whitebox_mi_fgsm_accuracy": 20.0 + seed}
+        columns |= {"whitebox_mi_fgsm_l2": 1.5}
+        fake_run(tmp_path / "runs", [90.0 + seed] * 5, columns, seed=seed)
+    fake_run(tmp_path / "runs", [90.0] * 5, seed=0, prune_type="reinit")  # has none of them
+    table = load(f"{tmp_path}/runs/*")
+    titles = [axis.get_title() for axis in plots.FIGURES["attacked"](table, "x").axes]
+    assert "attacked test images: white-box MI_FGSM" in titles
+    assert "mean L2 that MI_FGSM needs (white-box)" in titles
+    (axis,) = plots.FIGURES["columns"](table, "x").axes
+    assert [float(y) for y in axis.lines[0].get_ydata()] == [2.5] * 5
+    assert axis.get_ylabel() == "gradient norm"
+    assert plots.main([f"{tmp_path}/runs/*", "-o", str(tmp_path / "out")]) == 0
+    assert (tmp_path / "out" / "digits-fc1-columns.png").exists()
+    row = read_csv(tmp_path / "out" / "digits-fc1-summary.csv")[0]
+    assert row["gradient_norm"] == 2.5 and row["whitebox_mi_fgsm_accuracy"] == 20.5
+
+
+@pytest.mark.parametrize(
+    ("column", "title"),
+    [
+        ("test_accuracy", "clean test images"),
+        ("transfer_mi_fgsm_accuracy", "attacked test images: surrogate's MI_FGSM"),
+        ("whitebox_pgd_accuracy", "attacked test images: white-box PGD"),
+        ("whitebox_cw_l2", "mean L2 that CW needs (white-box)"),
+        ("gradient_norm", "gradient norm"),
+        ("transfer_time", "transfer time"),
+    ],
+)
+def test_titles_of_columns(column, title):
+    assert column_title(column) == title
+
+
+def test_an_unfinished_run_keeps_the_other_rounds(tmp_path, draws, capsys):
+    fake_run(tmp_path / "runs", [90.0, 80, 70, 60, 50], seed=0)
+    fake_run(tmp_path / "runs", [92.0, 82], done=False, seed=1)
+    assert plots.main([f"{tmp_path}/runs/*", "-o", str(tmp_path / "out")]) == 0
+    assert "is unfinished: its 2 rounds are used" in capsys.readouterr().out
+    rows = read_csv(tmp_path / "out" / "digits-fc1-summary.csv")
+    assert [(row["seeds"], row["test_accuracy"]) for row in rows] == [
+        (2, 91), (2, 81), (1, 70), (1, 60), (1, 50),
+    ]  # fmt: skip
+    assert [row["density"] for row in rows] == DENSITIES
+
+
+def test_long_labels_fit():
+    figure, (axis,) = figures.new_figure("x")
+    label = ", ".join(f"flag_{number}=value" for number in range(20))
+    axis.plot([1, 2], [1, 2], label=label)
+    figures.legend_below(figure, axis)
     figure.canvas.draw()
     assert figure.legends[0].get_window_extent().width < figure.bbox.width
 
 
-def test_a_run_that_has_not_begun_is_left_out(runs, tmp_path, capsys):
+def test_the_sample_picture_shows_three_rows(tmp_path):
+    from matplotlib.image import imread
+
+    clean = np.zeros((10, 3, 8, 8))
+    figures.draw_samples(clean, clean + 0.5, tmp_path / "samples.png")
+    picture = imread(tmp_path / "samples.png")
+    height, width = picture.shape[:2]
+    # a tenth of the width is a column; the middle of the fifth image of each row
+    shades = [float(picture[int(height * y), int(width * 0.55), 0]) for y in (0.17, 0.5, 0.83)]
+    assert shades == pytest.approx([0, 0.5, 1], abs=0.02)
+
+
+# What is no run --------------------------------------------------------------------------------
+
+
+def test_a_run_that_has_not_begun_is_left_out(tmp_path, draws, capsys):
+    fake_run(tmp_path / "runs", [90.0] * 5)
     waiting = tmp_path / "runs" / "waiting"
     waiting.mkdir()
     (waiting / ".lock").touch()
     (waiting / "holder.json").write_text("{}")
-    assert plots.main([*map(str, runs), str(waiting), "-o", str(tmp_path / "plots")]) == 0
-    assert tickets.main([f"{tmp_path / 'runs'}/*", "-o", str(tmp_path / "tickets")]) == 0
-    assert capsys.readouterr().out.count("waiting has not begun to train yet and is left out") == 2
+    assert plots.main([f"{tmp_path}/runs/*", "-o", str(tmp_path / "out")]) == 0
+    assert "waiting has not begun to train yet and is left out" in capsys.readouterr().out
+
+
+def test_folders_of_runs_beside_runs_are_noted(tmp_path, draws, capsys):
+    fake_run(tmp_path / "runs", [90.0] * 5)
+    fake_run(tmp_path / "runs" / "smoke" / "main", [90.0] * 5)
+    paths = sorted(map(str, (tmp_path / "runs").iterdir()))
+    assert plots.main([*paths, "-o", str(tmp_path / "out")]) == 0
+    assert "smoke is no run but holds runs: name them with" in capsys.readouterr().out
+    smoke = tmp_path / "runs" / "smoke"
+    assert "none of these folders" in fails(capsys, smoke, "-o", tmp_path / "no")
+    assert not (tmp_path / "no").exists()
+
+
+def test_nothing_damaged_and_odd_runs_are_refused(tmp_path, draws, capsys):
+    out = ["-o", tmp_path / "no"]
+    (tmp_path / "empty").mkdir()
+    assert "is not a run folder" in fails(capsys, tmp_path / "empty", *out)
+    assert "matches no folder" in fails(capsys, f"{tmp_path}/none*", *out)
+    run = fake_run(tmp_path / "runs", [90.0] * 5)
+    rows = read_csv(run / "rounds.csv")
+    for change in ({"test_accuracy": "x"}, {"test_accuracy": 101}, {"density": 0.3}):
+        write_csv(run / "rounds.csv", [rows[0] | change, *rows[1:]])
+        assert "is damaged" in fails(capsys, run, *out)
+    shutil.rmtree(run)
+    for seed, columns in enumerate(({}, {"gradient_norm": 1.0})):
+        fake_run(tmp_path / "runs", [90.0] * 5, columns, seed=seed)
+    error = fails(capsys, f"{tmp_path}/runs/*", *out)
+    assert "one arm" in error and "gradient_norm" in error
+    assert not (tmp_path / "no").exists()

@@ -15,9 +15,11 @@ from hypothesis import strategies as st
 
 import data
 import main
+import results
 from attacks import ATTACKS
 from config import PRESETS, all_flags
 from helpers import StopsAt, numbers, same
+from results.ticket import open_ticket
 from study.request import parse_runs
 from utils import UserError
 
@@ -179,7 +181,7 @@ def test_readers_of_damaged_runs_say_what_is_wrong(seed, unfinished, tmp_path_fa
     folder = tmp_path_factory.mktemp("damaged") / run.name
     shutil.copytree(run, folder)
     damage(folder / draw.choice(FILES), draw)
-    for read in (results.load, tickets.load_ticket):
+    for read in (results.load, open_ticket):
         with contextlib.suppress(UserError), contextlib.redirect_stdout(io.StringIO()):
             read(folder)
     shutil.rmtree(folder.parent)

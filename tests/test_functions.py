@@ -1,18 +1,23 @@
-"""Functional comparison of two networks: oracles and identities, and `tickets.py --function` on two trained runs."""
+"""Functional comparison of two networks: oracles and identities, and `tickets.py --function` on two
+trained runs.
+"""
 
 import copy
 import shutil
 from collections import OrderedDict
 
+import matplotlib.image
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 from torch import nn
 
-import function
-import main
 import tickets
-from utils import load_tensors, read_csv, save_tensors
+from helpers import go
+from results import functions
+from store.files import load_tensors, read_csv, save_tensors, write_json
+from store.saved import saved_config
 
 
 def bools(*values):
@@ -21,21 +26,23 @@ def bools(*values):
 
 def test_error_overlap_equals_counting():
     a, b = bools(1, 1, 1, 0, 0, 0, 0, 0, 0, 0), bools(1, 1, 0, 1, 1, 0, 0, 0, 0, 0)
-    shared, chance = function.error_overlap(a, b)
+    shared, chance = functions.error_overlap(a, b)
     assert shared == 2 / 3 and chance == pytest.approx(3 * 4 / 10 / 3)
-    assert function.error_overlap(a, a)[0] == 1
-    assert np.isnan(function.error_overlap(a, bools(*[0] * 10))).all()
+    assert functions.error_overlap(a, a)[0] == 1
+    assert np.isnan(functions.error_overlap(a, bools(*[0] * 10))).all()
 
 
 def test_independent_errors_overlap_as_expected():
     generator = torch.Generator().manual_seed(0)
     a, b = (torch.rand(20_000, generator=generator) < rate for rate in (0.1, 0.3))
-    shared, chance = function.error_overlap(a, b)
+    shared, chance = functions.error_overlap(a, b)
     assert chance == pytest.approx(0.3, abs=0.01) and shared == pytest.approx(chance, abs=0.03)
 
 
 def plain_cka(x, y):
-    """HSIC(K, L) / sqrt(HSIC(K, K) HSIC(L, L)) with the centring matrix written out (Kornblith et al. 2019, equations 2 to 4)."""
+    """HSIC(K, L) / sqrt(HSIC(K, K) HSIC(L, L)) with the centring matrix written out (Kornblith et
+    al. 2019, equations 2 to 4).
+    """
     n = len(x)
     centre = np.eye(n) - np.ones((n, n)) / n
     k, el = x @ x.T, y @ y.T
@@ -46,37 +53,54 @@ def plain_cka(x, y):
     return hsic(k, el) / np.sqrt(hsic(k, k) * hsic(el, el))
 
 
+def cka(x, y):
+    """Linear CKA of two layers' features on the same images, (N, P) and (N, Q)."""
+    return functions.aligned(functions.gram(x), functions.gram(y))
+
+
 @pytest.mark.parametrize(("p", "q"), [(5, 7), (60, 8), (50, 70)])
 def test_cka_equals_the_plain_formula(p, q):
     rng = np.random.default_rng(p)
     x = rng.standard_normal((40, p)) + 3
     y = np.tanh(x @ rng.standard_normal((p, q))) + rng.standard_normal((40, q))
-    assert function.linear_cka(torch.from_numpy(x), torch.from_numpy(y)) == pytest.approx(plain_cka(x, y))
+    assert cka(torch.from_numpy(x), torch.from_numpy(y)) == pytest.approx(plain_cka(x, y), rel=1e-5)
 
 
 def test_cka_ignores_rotation_and_scale_and_nothing_else():
     generator = torch.Generator().manual_seed(1)
     x = torch.randn(50, 12, generator=generator, dtype=torch.double)
     rotation = torch.linalg.qr(torch.randn(12, 12, generator=generator, dtype=torch.double)).Q
-    assert function.linear_cka(x, x) == pytest.approx(1)
-    assert function.linear_cka(x, -2.5 * x @ rotation + 7) == pytest.approx(1)
-    assert function.linear_cka(x, x * torch.linspace(0.01, 5, 12)) < 0.95
-    assert np.isnan(function.linear_cka(x, torch.ones(50, 3)))
+    assert cka(x, x) == pytest.approx(1)
+    assert cka(x, -2.5 * x @ rotation + 7) == pytest.approx(1)
+    assert cka(x, x * torch.linspace(0.01, 5, 12)) < 0.95
+    assert np.isnan(cka(x, torch.ones(50, 3)))
 
 
 def net(seed=0):
     torch.manual_seed(seed)
-    parts = OrderedDict(conv=nn.Conv2d(1, 4, 3), bn=nn.BatchNorm2d(4), relu=nn.ReLU(), flatten=nn.Flatten(), fc1=nn.Linear(144, 8), out=nn.Linear(8, 3))
+    parts = OrderedDict(
+        conv=nn.Conv2d(1, 4, 3),
+        bn=nn.BatchNorm2d(4),
+        relu=nn.ReLU(),
+        flatten=nn.Flatten(),
+        fc1=nn.Linear(144, 8),
+        out=nn.Linear(8, 3),
+    )
     return nn.Sequential(OrderedDict(net=nn.Sequential(parts))).eval()
 
 
 def test_grams_are_those_of_the_hidden_layers_outputs():
     model, images = net(), torch.rand(20, 1, 8, 8) + 100
-    grams = function.hidden_grams(model, images)
+    grams = functions.hidden_grams(model, images)
     assert list(grams) == ["conv", "fc1"]
     features = model.net[:5](images).detach().double()
     features = features - features.mean(0)
-    assert torch.allclose(grams["fc1"].double(), features @ features.T, rtol=1e-3, atol=1e-4 * grams["fc1"].abs().max().item())
+    assert torch.allclose(
+        grams["fc1"].double(),
+        features @ features.T,
+        rtol=1e-3,
+        atol=1e-4 * grams["fc1"].abs().max().item(),
+    )
     assert not any(module._forward_hooks for module in model.modules())
 
 
@@ -84,7 +108,7 @@ def test_a_net_and_itself_are_one():
     model, images = net(), torch.rand(60, 1, 8, 8)
     state = copy.deepcopy(model.state_dict())
     labels = (model(images).argmax(1) + (torch.arange(60) % 4 == 0)) % 3
-    found = function.compare_networks(model, state, copy.deepcopy(state), images, labels, images)
+    found = functions.compare_networks(model, state, copy.deepcopy(state), images, labels, images)
     assert found["agreement"] == 100 and found["error_a"] == found["error_b"] == 25
     assert found["error_overlap"] == 1 and found["error_overlap_chance"] == 0.25
     assert found["barrier"] == 0
@@ -96,26 +120,47 @@ def linear(weights):
 
 
 def test_the_path_of_a_linear_net_is_as_computed_by_hand():
-    """Logits (w x, 0): class 0 where w x > 0. Every point of the way from w to -w errs on none before its middle and on all after it."""
-    model, images, labels = nn.Sequential(nn.Linear(1, 2)), torch.rand(40, 1) + 0.1, torch.zeros(40, dtype=torch.long)
+    """Logits (w x, 0): class 0 where w x > 0.
+
+    Every point of the way from w to -w errs on none before its middle and on all after it.
+    """
+    model, images, labels = (
+        nn.Sequential(nn.Linear(1, 2)),
+        torch.rand(40, 1) + 0.1,
+        torch.zeros(40, dtype=torch.long),
+    )
     one, other = linear([[1.0], [0.0]]), linear([[-1.0], [0.0]])
-    errors = function.path_errors(model, one, other, images, labels, points=30)
-    assert errors.tolist() == [0] * 15 + [100] * 15 and function.barrier(errors) == 50
-    assert function.barrier(function.path_errors(model, one, linear([[3.0], [0.0]]), images, labels)) == 0
+    errors = functions.path_errors(model, one, other, images, labels, points=30)
+    assert errors.tolist() == [0] * 15 + [100] * 15 and functions.barrier(errors) == 50
+    assert (
+        functions.barrier(functions.path_errors(model, one, linear([[3.0], [0.0]]), images, labels))
+        == 0
+    )
     # two nets that are right, with a barrier between them: (x, y) -> relu units exchanged
     hidden = nn.Sequential(nn.Linear(1, 2, bias=False), nn.ReLU(), nn.Linear(2, 2))
     bias = torch.tensor([0.0, 0.4])
-    one = {"0.weight": torch.tensor([[1.0], [-1.0]]), "2.weight": torch.tensor([[1.0, 0.0], [0.0, 0.0]]), "2.bias": bias}
-    other = {"0.weight": torch.tensor([[-1.0], [1.0]]), "2.weight": torch.tensor([[0.0, 1.0], [0.0, 0.0]]), "2.bias": bias}
-    # at t the larger unit gives |1 - 2t| max(t, 1 - t) x: 0 in the middle, so x = 1 falls below the bias 0.4
-    errors = function.path_errors(hidden, one, other, torch.ones(10, 1), torch.zeros(10, dtype=torch.long), points=30)
+    one = {
+        "0.weight": torch.tensor([[1.0], [-1.0]]),
+        "2.weight": torch.tensor([[1.0, 0.0], [0.0, 0.0]]),
+        "2.bias": bias,
+    }
+    other = {
+        "0.weight": torch.tensor([[-1.0], [1.0]]),
+        "2.weight": torch.tensor([[0.0, 1.0], [0.0, 0.0]]),
+        "2.bias": bias,
+    }
+    # at t the larger unit gives |1 - 2t| max(t, 1 - t) x: 0 in the middle, so x = 1 falls below the
+    # bias 0.4
+    errors = functions.path_errors(
+        hidden, one, other, torch.ones(10, 1), torch.zeros(10, dtype=torch.long), points=30
+    )
     expected = [0 if abs(1 - 2 * t) * max(t, 1 - t) > 0.4 else 100 for t in np.linspace(0, 1, 30)]
-    assert errors.tolist() == expected and function.barrier(errors) == 100
+    assert errors.tolist() == expected and functions.barrier(errors) == 100
 
 
 def test_batch_norm_statistics_are_those_of_the_images():
     model, images = net(), torch.rand(500, 1, 8, 8)
-    function.refresh_batch_norm(model, images)
+    functions.refresh_batch_norm(model, images)
     norm, features = model.net.bn, model.net.conv(images)
     assert torch.allclose(norm.running_mean, features.mean((0, 2, 3)), atol=1e-5)
     # the mean over two batches of each one's unbiased variance
@@ -125,19 +170,20 @@ def test_batch_norm_statistics_are_those_of_the_images():
 
 
 def test_pairs_are_spread_over_kinds_and_theta0s():
-    pairs = [{"kind": kind, "block": block, "at": at} for kind in ("within", "between") for block in ("x", "y") for at in range(3)]
-    chosen = function.choose_pairs([*pairs, {"kind": "between", "block": None, "at": 0}], 5)
-    assert [(pair["kind"], pair["block"]) for pair in chosen] == [("within", "x"), ("within", "x"), ("within", "y"), ("between", "x"), ("between", "y")]
-    assert function.choose_pairs([{"kind": "", "block": None}], 10) == [{"kind": "", "block": None}]
+    columns = ["kind", "theta0"]
+    rows = [(kind, name) for kind in ("within", "between") for name in "xy" for _ in range(3)]
+    chosen = functions.spread(pd.DataFrame([*rows, ("between", None)], columns=columns), 5)
+    kinds = [("within", "x"), ("within", "x"), ("within", "y"), ("between", "x"), ("between", "y")]
+    assert chosen.to_numpy().tolist() == [list(kind) for kind in kinds]
+    assert len(functions.spread(pd.DataFrame([("", None)], columns=columns), 10)) == 1
 
 
 @pytest.fixture(scope="module")
 def runs(tmp_path_factory):
     """Two runs of digits that share theta_0, in two orders."""
     folder = tmp_path_factory.mktemp("runs")
-    flags = ["--prune_iterations=2", "--end_iter=2", "--prune_percent=50", f"--runs_dir={folder}"]
-    for order in (0, 1):
-        assert main.main([*flags, f"--order_seed={order}"]) == 0
+    flags = ["--prune_iterations=2", "--end_iter=2", "--prune_percent=50"]
+    assert go(folder, *flags, "--order_seed", "0", "1") == 0
     return sorted(map(str, folder.iterdir()))
 
 
@@ -150,11 +196,18 @@ def test_trained_runs(runs, tmp_path, capsys):
             assert 100 - row[f"error_{side}"] == pytest.approx(own["test_accuracy"], abs=0.3)
     for row in rows:
         assert 50 < row["agreement"] < 100 and row["error_overlap"] > row["error_overlap_chance"]
-        assert 0 < row["cka"] < 1 and row["cka"] == pytest.approx((row["cka fc1"] + row["cka fc2"]) / 2)
-        assert (row["path_end_a"], row["path_end_b"]) == pytest.approx((row["error_a"], row["error_b"]))
-        assert row["barrier"] == pytest.approx(row["path_error"] - (row["error_a"] + row["error_b"]) / 2)
-    assert (tmp_path / "function.png").stat().st_size > 10_000 and (tmp_path / "function.pdf").exists()
-    assert "round 1: agreement" in capsys.readouterr().out
+        assert 0 < row["cka"] < 1 and row["cka"] == pytest.approx(
+            (row["cka fc1"] + row["cka fc2"]) / 2
+        )
+        assert (row["path_end_a"], row["path_end_b"]) == pytest.approx(
+            (row["error_a"], row["error_b"])
+        )
+        assert row["barrier"] == pytest.approx(
+            row["path_error"] - (row["error_a"] + row["error_b"]) / 2
+        )
+    image = matplotlib.image.imread(tmp_path / "function.png")[..., :3]
+    assert (np.ptp(image, axis=-1) > 0.2).any() and (tmp_path / "function.pdf").exists()
+    assert "round 1" in capsys.readouterr().out
 
 
 def test_refused_in_one_line(runs, tmp_path, capsys):
@@ -165,8 +218,19 @@ def test_refused_in_one_line(runs, tmp_path, capsys):
     weights = load_tensors(torn / "weights" / "round_01.safetensors")
     weights.pop("net.fc1.bias")
     save_tensors(torn / "weights" / "round_01.safetensors", weights)
-    for other, flags, says in [(bare, [], "--save_weights=best"), (torn, [], "is not of"), (runs[0], ["--examples=0"], "at least 1")]:
-        assert tickets.main([runs[1], str(other), "--function", *flags, "-o", str(tmp_path / "never")]) == 2
+    other_file = shutil.copytree(runs[0], tmp_path / "other_file")
+    config = saved_config(other_file)
+    write_json(other_file / "config.json", {"flags": config["flags"] | {"data_id": "01234567"}})
+    for other, flags, says in [
+        (bare, [], "--save_weights=best"),
+        (torn, [], "is not of"),
+        (runs[0], ["--examples=0"], "at least 1"),
+        (other_file, [], "of one data set"),
+    ]:
+        assert (
+            tickets.main([runs[1], str(other), "--function", *flags, "-o", str(tmp_path / "never")])
+            == 2
+        )
         error = capsys.readouterr().err
         assert says in error and error.startswith("tickets.py: error: ") and error.count("\n") == 1
         assert not (tmp_path / "never").exists()
