@@ -5,10 +5,10 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
-DEMO_FLAGS := --dataset=digits_fgsm_attack --mix_ratio=0.5 --epsilon=0.1 --prune_percent=35 --prune_iterations=8 --end_iter=10 \
-              --runs_dir=demo/runs --cache_dir=demo/cache
+DEMO_FLAGS := --dataset=digits_fgsm_attack --mix_ratio=0.5 --epsilon=0.1 --prune_percent=35 \
+              --prune_iterations=8 --end_iter=10 --runs_dir=demo/runs --cache_dir=demo/cache
 
-.PHONY: demo test experiments soak lint clean
+.PHONY: demo test quick experiments soak lint clean
 .DELETE_ON_ERROR:
 
 # lt and reinit on half clean, half attacked digits, three seeds each; ends with the path of a picture
@@ -19,13 +19,22 @@ demo: $(READY)
 	$(BIN)/python plots.py demo/runs/* -o demo/plots
 	@echo "look at: demo/plots/digits-fc1-attacked.png"
 
+# all of them, a process a core: each is bound to one thread
+JOBS ?= $(shell nproc)
 test: $(READY)
-	$(BIN)/python -m pytest
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(JOBS) --dist=worksteal
 
-# the six research questions and the appendix on black images; SCALE=small is MNIST, SCALE=paper wants a GPU (experiments/scale.sh)
+# the edit loop: the laws that need no other process and no long training
+quick: $(READY)
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(JOBS) --dist=worksteal -m 'not soak and not slow'
+
+# the six research questions and the appendix on black images; SCALE=small is MNIST, SCALE=paper
+# wants a GPU (experiments/scale.sh)
 SCALE ?= smoke
 experiments: $(READY)
-	for each in experiments/exp*.sh experiments/black_images.sh; do SCALE=$(SCALE) PYTHON=$(BIN)/python bash $$each || exit 1; done
+	for script in experiments/exp*.sh experiments/black_images.sh; do \
+	    SCALE=$(SCALE) PYTHON=$(BIN)/python bash $$script || exit 1; \
+	done
 	@echo "look at: $${REPORT:-report}/report.html"
 
 # opt-in: Ray, three of its nodes of which one dies, and KILLS random kills of a study's processes

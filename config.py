@@ -259,8 +259,8 @@ class RunConfig:
     batch_size: int = flag(60, "images a step", "training", **at_least(1))
     precision: str = flag(
         "fp32",
-        "of training; bf16 is 1.6 to 3.7 times as fast for convolutions on CPUs with AMX, and "
-        "slower on others; tf32 is of GPUs; evaluation stays fp32",
+        "of training; bf16 is 1.6 to 3.7 times as fast for convolutions on CPUs that have it (AMX, "
+        "AVX512-BF16), and slower on others; tf32 is of GPUs; evaluation stays fp32",
         "training",
         names=("fp32", "tf32", "bf16"),
     )

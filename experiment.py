@@ -21,7 +21,7 @@ from attacked.pool import Images, build_images
 from attacks import ATTACKS, attack_test_images
 from config import RunConfig, attack_settings
 from engine.cohort import Cohort
-from engine.machine import pick_device, set_threads
+from engine.machine import has_bf16, pick_device, set_threads
 from engine.place import Keeper
 from engine.signals import Interrupted, stop
 from results.figures import draw_samples
@@ -73,6 +73,9 @@ def train_cohort(runs, say=tqdm.write):
     device = pick_device(shared.device, shared.gpu, say)
     precision = "high" if shared.precision == "tf32" else "highest"
     torch.set_float32_matmul_precision(precision)
+    if shared.precision == "bf16" and device.type == "cpu" and not has_bf16():
+        what = "this CPU has no bf16 instructions: --precision=bf16 takes longer than fp32 here"
+        say(f"warning: {what}")
     # the optimiser's moments of dead units decay into denormals, which are slow
     torch.set_flush_denormal(True)
     dataset = data.load(shared.dataset, shared.data_dir)

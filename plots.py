@@ -12,17 +12,7 @@ from pathlib import Path
 
 import numpy as np
 
-from results.figures import (
-    Line,
-    draw_panel,
-    legend_below,
-    new_figure,
-    palette,
-    plain_log_axis,
-    remaining_axis,
-    save_figure,
-    use_theme,
-)
+from results import figures
 from results.stats import amount, summarise
 from results.table import (
     CLEAN,
@@ -50,19 +40,19 @@ def curves_figure(table, title, columns):
     """A panel a column of rounds.csv, a line an arm, against remaining weights; None for none."""
     if not columns:
         return None
-    figure, axes = new_figure(title, len(columns))
+    figure, axes = figures.new_figure(title, len(columns))
     arms = list(table.groupby("arm", observed=True))
-    colours = palette(len(arms))
+    colours = figures.palette(len(arms))
     for axis, column in zip(axes, columns, strict=True):
         name = column_title(column)
         lines = [
-            Line(curve(rows, column), colour, label=f"{arm} (n={rows.folder.nunique()})")
+            figures.Line(curve(rows, column), colour, label=f"{arm} (n={rows.folder.nunique()})")
             for (arm, rows), colour in zip(arms, colours, strict=True)
         ]
         accuracy = column.endswith("accuracy")
-        draw_panel(axis, lines, name, "accuracy (%)" if accuracy else name, dense=accuracy)
+        figures.draw_panel(axis, lines, name, "accuracy (%)" if accuracy else name, dense=accuracy)
     whole = max(axes, key=lambda axis: len(axis.get_legend_handles_labels()[0]))
-    legend_below(figure, whole, "dashed: dense" if CLEAN in columns else None)
+    figures.legend_below(figure, whole, "dashed: dense" if CLEAN in columns else None)
     return figure
 
 
@@ -83,7 +73,7 @@ def training_figure(table, title):
     names = {"train_loss": "training loss", "val_loss": "validation loss"}
     names |= {"val_accuracy": "validation accuracy (%)"}
     runs = list(first_runs(table))
-    figure, axes = new_figure(title, len(names), rows=len(runs))
+    figure, axes = figures.new_figure(title, len(names), rows=len(runs))
     percent = 100 * table.density[table.density > 0]
     colours = ScalarMappable(LogNorm(percent.min() * 0.999, percent.max()), "viridis")
     for (arm, rows), line in zip(runs, np.reshape(axes, (-1, len(names))), strict=True):
@@ -97,9 +87,9 @@ def training_figure(table, title):
                     axis.plot("iteration", column, ".-", data=steps, color=colour, markersize=4)
             axis.set(xlabel="iteration", ylabel=name)
             if "loss" in column:
-                plain_log_axis(axis)
+                figures.plain_log_axis(axis)
     bar = figure.colorbar(colours, ax=axes, label="weights remaining (%)", shrink=0.8, aspect=30)
-    plain_log_axis(bar.ax)
+    figures.plain_log_axis(bar.ax)
     return figure
 
 
@@ -109,7 +99,7 @@ def density_figure(table, title):
     Layerwise pruning gives one diagonal.
     """
     runs = list(first_runs(table))
-    figure, axes = new_figure(title, len(runs))
+    figure, axes = figures.new_figure(title, len(runs))
     for axis, (arm, rows) in zip(axes, runs, strict=True):
         folder = RunFolder(rows.folder.iloc[0])
         pairs = zip(rows["round"], rows.kept, strict=True)
@@ -117,12 +107,14 @@ def density_figure(table, title):
         names = sorted(masks[0], key=natural)
         # thick to thin, so that lines on top of each other (layerwise pruning) all show
         widths = np.linspace(6, 1, len(names))
-        for name, colour, width in zip(names, palette(len(names), True), widths, strict=True):
+        for name, colour, width in zip(
+            names, figures.palette(len(names), True), widths, strict=True
+        ):
             alive = [100 * mask[name].float().mean().item() for mask in masks]
             label = name.removeprefix("net.").removesuffix(".weight")
             axis.plot(100 * rows.density, alive, color=colour, linewidth=width, label=label)
-        plain_log_axis(axis)
-        remaining_axis(axis, 100 * rows.density)
+        figures.plain_log_axis(axis)
+        figures.remaining_axis(axis, 100 * rows.density)
         axis.set_title(re.sub(r"(.{30,45}?) ", r"\1\n", arm))
     axes[0].set_ylabel("weights remaining in the layer (%)")
     axes[-1].legend(fontsize="x-small", ncols=1 + len(names) // 12, loc="best")
@@ -165,20 +157,20 @@ def print_table(rows):
 
 def draw_all(table, output):
     """Every figure and a table for each data set and network; yields the paths of the PNGs."""
-    use_theme()
+    figures.use_theme()
     drawn = []
     for (dataset, arch), rows in table.groupby(["dataset", "arch_type"], sort=False):
         rows = with_arms(rows.dropna(axis="columns", how="all"))
-        figures = {name: draw(rows, f"{arch} on {dataset}") for name, draw in FIGURES.items()}
+        made = {name: draw(rows, f"{arch} on {dataset}") for name, draw in FIGURES.items()}
         stem = re.sub(r"[^\w.-]", "_", f"{dataset}-{arch}")
-        drawn.append((stem, summary(rows), {name: f for name, f in figures.items() if f}))
+        drawn.append((stem, summary(rows), {name: f for name, f in made.items() if f}))
     output.mkdir(parents=True, exist_ok=True)
-    for stem, rows, figures in drawn:  # nothing is written before all can be drawn
+    for stem, rows, made in drawn:  # nothing is written before all can be drawn
         write_csv(output / f"{stem}-summary.csv", rows)
-        for name, figure in figures.items():
-            save_figure(figure, output / f"{stem}-{name}")
+        for name, figure in made.items():
+            figures.save_figure(figure, output / f"{stem}-{name}")
         print_table(rows)
-        yield from (output / f"{stem}-{name}.png" for name in figures)
+        yield from (output / f"{stem}-{name}.png" for name in made)
 
 
 def main(argv=None):

@@ -52,8 +52,7 @@ def read_results(output, but):
             section(name, saved, b"")  # all that the page needs is there
             saved["figure"] = Path(saved["figure"]).name
             (output / saved["figure"]).read_bytes()
-        except (OSError, ArithmeticError, ValueError, LookupError, TypeError, AttributeError,
-                RecursionError) as error:  # fmt: skip
+        except Exception as error:  # whatever a damaged file brings about
             why = f"cannot be read ({type(error).__name__}: {error})"
             right = f"run experiment {name} again, or remove it"
             raise UserError(f"{path} or its figure {why}: {right}") from None
@@ -67,36 +66,27 @@ def plain(value):
         return {name: plain(inner) for name, inner in value.items()}
     if isinstance(value, list | tuple):
         return [plain(inner) for inner in value]
-    if isinstance(value, np.generic):
-        value = value.item()
+    value = value.item() if isinstance(value, np.generic) else value
     return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def saved_result(args, study, answer):
     """What expN.json holds of an experiment."""
     runs, stem = study.table.drop_duplicates("folder"), f"exp{args.experiment}"
-    unfinished = study.unfinished()
     call = ["python", "report.py", f"--experiment={args.experiment}", *args.runs]
-    call += ["--tickets", args.tickets] if args.tickets else []
-    return plain(
-        {
-            "experiment": args.experiment,
-            "question": study.question.title,
-            **{name: value for name, value in answer.items() if name != "lines"},
-            "figure": f"{stem}.png",
-            "csv": f"{stem}.csv",
-            "commands": [
-                *filter(None, (args.command or "").splitlines()),
-                shlex.join([*call, "-o", args.output]),
-            ],
-            "runs": {
-                "count": len(runs),
-                "seeds": sorted(runs.seed.unique()),
-                "unfinished": unfinished,
-            },
-            "provenance": provenance_lines(runs.folder),
-        }
-    )
+    call += [*(["--tickets", args.tickets] if args.tickets else []), "-o", args.output]
+    seeds, unfinished = sorted(runs.seed.unique()), study.unfinished()
+    saved = {
+        "experiment": args.experiment,
+        "question": study.question.title,
+        **{name: value for name, value in answer.items() if name != "lines"},
+        "figure": f"{stem}.png",
+        "csv": f"{stem}.csv",
+        "commands": [*filter(None, (args.command or "").splitlines()), shlex.join(call)],
+        "runs": {"count": len(runs), "seeds": seeds, "unfinished": unfinished},
+        "provenance": provenance_lines(runs.folder),
+    }
+    return plain(saved)
 
 
 def write(args, saved, lines, figure, results):
@@ -117,25 +107,27 @@ def write(args, saved, lines, figure, results):
     return [output / f"{stem}.png", output / "report.html"]
 
 
+FLAGS = {  # beside --experiment: name -> metavar, help
+    "--tickets": ("FOLDER", "experiment 3: what tickets.py --a CLEAN --b ATTACKED -o FOLDER wrote"),
+    "--command": ("TEXT", "the commands that trained the runs, one a line, for the page"),
+}
+
+
 def make_parser():
     """The argparse parser of report.py."""
-    about = "Answer a question from run folders, and rebuild report.html."
-    questions = "".join(f"\n  {name:6} {entry.title}" for name, entry in QUESTIONS.items())
     parser = OneLineParser(
         prog="report.py",
-        description=about,
+        description="Answer a question from run folders, and rebuild report.html.",
         allow_abbrev=False,
-        epilog=f"experiments:{questions}",
+        epilog="\n".join(["experiments:", *(f"  {n:6} {q.title}" for n, q in QUESTIONS.items())]),
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     wanted = "run folders, or quoted patterns such as 'runs/main/*'"
     parser.add_argument("runs", nargs="+", metavar="RUN", help=wanted)
     which = f"which question: {', '.join(QUESTIONS)}"
     parser.add_argument("--experiment", required=True, metavar="N", help=which)
-    tickets = "experiment 3: what tickets.py --a CLEAN --b ATTACKED -o FOLDER wrote"
-    parser.add_argument("--tickets", metavar="FOLDER", help=tickets)
-    commands = "the commands that trained the runs, one a line, for the page"
-    parser.add_argument("--command", metavar="TEXT", help=commands)
+    for name, (metavar, why) in FLAGS.items():
+        parser.add_argument(name, metavar=metavar, help=why)
     where = "where expN.json, .csv, .png, .pdf and report.html go (default: report)"
     parser.add_argument("-o", "--output", default="report", metavar="FOLDER", help=where)
     return parser

@@ -1,11 +1,14 @@
-"""Is anything lost when processes die? A small study whose driver and workers are killed at random moments, against an undisturbed one.
+"""Is anything lost when processes die?
 
-    python benchmarks/soak.py --kills=200           # half an hour on two cores; saves benchmarks/soak.json
-    python benchmarks/soak.py --kills=6 --quick     # to see that it works; saves nothing
+A small study whose driver and workers are killed at random moments, against an undisturbed one.
 
-Each kill is a SIGKILL, of the driver or of one of its workers; a killed driver is started again with the same command. A study
-that ends before the last kill is compared and begun anew. Every number of every run must be equal: tables (but for `seconds`),
-masks, weights. Exit code 1 if one differs or a study is stuck.
+    python benchmarks/soak.py --kills=200        # half an hour on two cores; saves soak.json
+    python benchmarks/soak.py --kills=6 --quick  # to see that it works; saves nothing
+
+Each kill is a SIGKILL, of the driver or of one of its workers; a killed driver is started again
+with the same command. A study that ends before the last kill is compared and begun anew. Every
+number of every run must be equal: tables (but for `seconds`), masks, weights. Exit code 1 if one
+differs or a study is stuck.
 """
 
 import argparse
@@ -23,9 +26,15 @@ from pathlib import Path
 ROOT = Path(__file__).parent.parent
 sys.path.insert(0, str(ROOT))
 
-from utils import load_tensors, provenance, read_csv, write_json
+from store.files import load_tensors, read_csv, write_json
+from store.saved import provenance
 
-STUDY = ["--dataset=digits", "--attack=noise", "--surrogate=fc1", "--surrogate_epochs=4", "--prune_type", "lt", "reinit", "--mix_ratio=0.5", "--workers=2"]
+STUDY = [
+    "--dataset=digits", "--attack=noise", "--surrogate=fc1", "--surrogate_epochs=4", "--prune_type",
+    "lt", "reinit", "--mix_ratio=0.5", "--workers=2",
+]  # fmt: skip
+SIZE = ["--seed", "0", "1", "--prune_iterations=4", "--end_iter=30"]
+QUICK = ["--seed", "0", "--prune_iterations=3", "--end_iter=20"]
 STUCK = 300  # seconds in which a study must finish a round, or be killed
 
 
@@ -34,14 +43,25 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--kills", type=int, default=200)
     parser.add_argument("--seed", type=int, default=0, help="of the moments and of who is killed")
-    parser.add_argument("--pause", type=float, default=5.0, help="mean seconds between a start or kill and the next kill")
+    parser.add_argument(
+        "--pause", type=float, default=5.0,
+        help="mean seconds between a start or kill and the next kill",
+    )  # fmt: skip
     parser.add_argument("--quick", action="store_true", help="a smaller study; saves nothing")
     args = parser.parse_args()
-    size = ["--seed", "0", "--prune_iterations=3", "--end_iter=20"] if args.quick else ["--seed", "0", "1", "--prune_iterations=4", "--end_iter=30"]
+    size = QUICK if args.quick else SIZE
     draw, began = random.Random(args.seed), time.time()
     with tempfile.TemporaryDirectory() as folder:
-        command = [sys.executable, str(ROOT / "main.py"), *STUDY, *size, f"--cache_dir={folder}/cache"]
-        subprocess.run([*command, f"--runs_dir={folder}/whole"], check=True, stdout=subprocess.DEVNULL)
+        command = [
+            sys.executable,
+            str(ROOT / "main.py"),
+            *STUDY,
+            *size,
+            f"--cache_dir={folder}/cache",
+        ]
+        subprocess.run(
+            [*command, f"--runs_dir={folder}/whole"], check=True, stdout=subprocess.DEVNULL
+        )
         expected = {path.name: numbers(path) for path in Path(folder, "whole").iterdir()}
         kills, studies, differing, stuck = {"driver": 0, "worker": 0}, 0, [], 0
         while sum(kills.values()) < args.kills:
@@ -49,16 +69,21 @@ def main():
             shutil.rmtree(cut, ignore_errors=True)
             stuck += not disturbed([*command, f"--runs_dir={cut}"], kills, args, draw)
             studies += 1
-            found = {path.name: numbers(path) for path in cut.iterdir()}
-            differing += [name for name in expected if found.get(name) != expected[name]]
-            print(f"study {studies}: {sum(kills.values())} kills so far, {len(differing)} differing runs, {stuck} stuck", flush=True)
-    result = {"kills": kills, "studies": studies, "runs": studies * len(expected), "differing_runs": differing, "stuck_studies": stuck}
-    result |= {"seconds": round(time.time() - began), "command": f"python benchmarks/soak.py --kills={args.kills}"}
+            left = {path.name: numbers(path) for path in cut.iterdir()}
+            differing += [name for name in expected if left.get(name) != expected[name]]
+            so_far = f"{sum(kills.values())} kills so far, {len(differing)} differing runs"
+            print(f"study {studies}: {so_far}, {stuck} stuck", flush=True)
+    result = {
+        "kills": kills, "studies": studies, "runs": studies * len(expected),
+        "differing_runs": differing, "stuck_studies": stuck, "seconds": round(time.time() - began),
+        "command": f"python benchmarks/soak.py --kills={args.kills}",
+    }  # fmt: skip
     print(json.dumps(result))
     if not args.quick:
         import torch
 
-        write_json(ROOT / "benchmarks" / "soak.json", result | {"provenance": provenance(torch.device("cpu"))})
+        result["provenance"] = provenance(torch.device("cpu"))
+        write_json(ROOT / "benchmarks" / "soak.json", result)
     return 1 if differing or stuck else 0
 
 
@@ -85,13 +110,15 @@ def disturbed(command, kills, args, draw):
             return True
         if time.time() - last > STUCK:
             return False
-        time.sleep(0.2)  # 2: workers of the driver before still hold their runs; they end within a second or two
+        # 2: workers of the driver before still hold their runs; they end within a second or two
+        time.sleep(0.2)
 
 
 def kill(victim, driver, draw):
     """SIGKILL the victim, or one of the driver's workers; returns whether there was one."""
     if victim is None:
-        workers = [int(pid) for pid in Path(f"/proc/{driver}/task/{driver}/children").read_text().split() if "spawn_main" in command_line(pid)]
+        children = Path(f"/proc/{driver}/task/{driver}/children").read_text().split()
+        workers = [int(pid) for pid in children if "spawn_main" in command_line(pid)]
         if not workers:
             return 0
         victim = draw.choice(workers)
@@ -112,11 +139,17 @@ def command_line(pid):
 
 def numbers(run):
     """Everything a run computed, as text that can be compared."""
-    tables = [[{k: v for k, v in row.items() if k != "seconds"} for row in read_csv(run / name)] for name in ("rounds.csv", "epochs.csv")]
-    tensors = {
-        str(path.relative_to(run)): {name: hash(tensor.numpy().tobytes()) for name, tensor in load_tensors(path).items()}
-        for path in sorted(run.rglob("*.safetensors"))
-    }
+    tables = [
+        [
+            {name: value for name, value in row.items() if name != "seconds"}
+            for row in read_csv(path)
+        ]
+        for path in (run / "rounds.csv", run / "epochs.csv")
+    ]
+    tensors = {}
+    for path in sorted(run.rglob("*.safetensors")):
+        loaded = load_tensors(path).items()
+        tensors[str(path.relative_to(run))] = {n: hash(t.numpy().tobytes()) for n, t in loaded}
     return tables, tensors, (run / "DONE").exists()
 
 

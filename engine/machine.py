@@ -1,6 +1,7 @@
 """Devices, cores and threads of this machine."""
 
 import os
+from pathlib import Path
 
 from utils import UserError
 
@@ -37,6 +38,15 @@ def gpus(config):
     if config.device == "cpu" or not torch.cuda.is_available():
         return 0
     return torch.cuda.device_count() if config.gpu is None else 1
+
+
+def has_bf16():
+    """Whether the CPU multiplies in bfloat16 itself; asked of Linux on x86, else taken as given."""
+    try:
+        flags = Path("/proc/cpuinfo").read_text()
+    except OSError:
+        return True
+    return "flags" not in flags or "amx_bf16" in flags or "avx512_bf16" in flags
 
 
 def cores():

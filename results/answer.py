@@ -31,8 +31,8 @@ class Factor:
     values: tuple = ()  # those that are compared, in order; empty: all that the runs have
     optional: tuple = ()  # those of `values` that may be missing
     label: Callable = str  # a value in words; contrasts and figures know it by them
-    key: Callable | None = None  # sorts the values; without, they stay in the runs' order
-    ordered: bool = False  # they are of a scale, and so are their colours
+    # sorts the values, else in the runs' order; float: of a scale, and so are their colours
+    key: Callable | None = None
 
 
 @dataclass(frozen=True)
@@ -140,31 +140,21 @@ class Study:
 
     def _check_arms(self):
         """UserError for an arm that is missing, or has two runs of one seed."""
-        factors = self.question.factors
-        for block, rows in self.table.groupby("block", sort=False):
-            rates = sorted(rows.mix_ratio.unique())
-            if self.question.one_rate and (len(rates) != 2 or rates[0] != 0):
-                seen = ", ".join(f"{100 * rate:g} %" for rate in rates)
-                needed = "runs at attack rate 0 and at one other are needed, and these are at"
-                raise UserError(f"{block}{block and ': '}{needed} {seen}")
-            full = {n: factors[n].values and n != self.question.within for n in factors}
-            values = [self.words[n] if full[n] else rows[n].unique() for n in factors]
-            here = set(rows[list(factors)].itertuples(index=False, name=None))
-            self._none_missing(itertools.product(*values), here)
-        within = self.question.within
-        if within:
-            self._none_missing([(w,) for w in self.words[within]], {(w,) for w in self.table.block})
+        rates = sorted(self.table.mix_ratio.unique())
+        if self.question.one_rate and (len(rates) != 2 or rates[0] != 0):
+            seen = ", ".join(f"{100 * rate:g} %" for rate in rates)
+            needed = "runs at attack rate 0 and at one other are needed"
+            raise UserError(f"{needed}, and these are at {seen}")
         first = self.table[self.table["round"] == 0]
-        for _, runs in first.groupby([*factors, "seed"]):
-            if len(runs) > 1:
-                what = "are the same arm and seed of this experiment: leave one out"
-                raise UserError(f"{' and '.join(runs.folder[:2])} {what}")
-
-    def _none_missing(self, arms, here):
-        for arm in arms:
+        here = set(first[[*self.words]].itertuples(index=False, name=None))
+        for arm in itertools.product(*self.words.values()):
             if arm not in here:
                 right = "this experiment compares the others with them"
                 raise UserError(f"there are no runs of {', '.join(arm)}: {right}")
+        folders = first.groupby([*self.words, "seed"]).folder.agg(list)
+        for same in folders[folders.map(len) > 1]:
+            what = "are the same arm and seed of this experiment: leave one out"
+            raise UserError(f"{' and '.join(same[:2])} {what}")
 
     def values(self, what, rows):
         """A column's or contrast's value of every arm, round and seed of these rows, a Series.
@@ -312,7 +302,8 @@ class Study:
         )
         heads, rows, marked = list(dict.fromkeys(lines["head"])), [], []
         for block, at in self.at.items():
-            for number in pick_rounds(self.density[block].index.max() + 1, at):
+            count = self.density[block].index.max() + 1  # some nine of them, evenly
+            for number in sorted({*range(0, count, -(-count // 7)), at, count - 1}):
                 marked += [len(rows)] if number == at else []
                 row = [
                     share(self.density[block, number]),
@@ -368,9 +359,3 @@ def sentence(text):
     """The text with a full stop and a capital, but for lt, which is a name."""
     head = text[:1] if text.startswith("lt ") else text[:1].upper()
     return head + text[1:] + ("" if text.endswith(".") else ".")
-
-
-def pick_rounds(count, declared, most=8):
-    """At most `most` of the rounds, evenly, with the first, the last and the declared one."""
-    step = -(-(count - 1) // (most - 2)) or 1
-    return sorted({*range(0, count, step)[: most - 2], declared, count - 1} & {*range(count)})

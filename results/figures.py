@@ -15,7 +15,7 @@ from store.files import write_atomic
 GRAY = (0.45, 0.45, 0.45)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Line:
     """What a panel draws: numbers, how they look, and what the legend calls them."""
 
@@ -80,8 +80,10 @@ def draw_panel(axis, lines, title="", ylabel="", declared=None, dense=False):
             axis.axhline(mean.iloc[0], color=line.colour, linestyle="--", linewidth=0.9, alpha=0.7)
     within = _without_outlier(lines)
     away = [line.label for line in lines if line not in within]
-    words = f"off the scale: {', '.join(away)}" if away else ""
-    axis.annotate(words, (0.02, 0.02), xycoords="axes fraction", fontsize="x-small", color="0.35")
+    if away:
+        words = textwrap.fill(f"off the scale: {', '.join(away)}", 60)
+        look = {"fontsize": "x-small", "color": "0.35"}
+        axis.annotate(words, (0.02, 0.02), xycoords="axes fraction", **look).set_in_layout(False)
     axis.set_ylim(*_limits(pd.concat([line.numbers for line in within]), ylabel))
     if ylabel.startswith("difference"):
         axis.axhline(0, color="0.35", linewidth=1)

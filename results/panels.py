@@ -6,11 +6,7 @@ from results.table import CLEAN, EARLY, column_title
 
 MOST = 4  # values of a facet that are drawn
 STYLES = ("-", "--", ":", "-.")
-UNITS = {
-    CLEAN: "clean test accuracy (%)",
-    EARLY: "early-stop iteration",
-    "Jaccard": "Jaccard index",
-}
+UNITS = {CLEAN: "clean test accuracy (%)", TRANSFER: "accuracy (%)", "Jaccard": "Jaccard index"}
 TITLES = {
     TRANSFER: "test images under its own attack (surrogate's)",
     EARLY: "iteration of the least validation loss",
@@ -20,19 +16,18 @@ TITLES = {
 def draw(study):
     """The figure of a results.answer.Study."""
     cells = [
-        (panel, word)
+        (panel, word, lines)
         for panel in study.question.panels
         for word in (study.words[panel.facet][:MOST] if panel.facet else [""])
-        if _lines(study, panel, word)["mean"].notna().any()
+        if (lines := _lines(study, panel, word))["mean"].notna().any()
     ]
-    facets = {panel.facet for panel, _ in cells}
-    by_facet = len(facets) == 1 and facets != {""}
-    columns = len({word for _, word in cells}) if by_facet else min(3, len(cells))
+    by_facet = len({panel.facet for panel, *_ in cells}) == 1 and cells[0][0].facet
+    columns = len({word for _, word, _ in cells}) if by_facet else min(3, len(cells))
     shared = [study.table[name].unique() for name in ("arch_type", "dataset")]
     title = " on ".join(values[0] for values in shared if len(values) == 1)
     figure, axes = new_figure(title, columns, -(-len(cells) // columns))
-    for axis, (panel, word) in zip(axes, cells, strict=False):
-        _draw_cell(study, axis, panel, word)
+    for axis, cell in zip(axes, cells, strict=False):
+        _draw_cell(study, axis, *cell)
     for axis in axes[len(cells) :]:
         axis.set_axis_off()
     key_below(figure, *_key(study), _seeds(study))
@@ -44,25 +39,27 @@ def _lines(study, panel, word):
     return lines[lines[panel.facet] == word] if panel.facet else lines
 
 
-def _draw_cell(study, axis, panel, word):
-    lines, own_key = _lines(study, panel, word), bool(panel.colour)
+def _draw_cell(study, axis, panel, word, lines):
     by = panel.colour or study.question.colour
-    colours, styles = _colours(study, by, lines), _styles(study)
-    drawn = []
+    colours, styles, drawn = _colours(study, by, lines), _styles(study), []
     for arm, numbers in lines.groupby("arm", sort=False):
         first = numbers.iloc[0]
-        colour = colours.get(first.get(by), "0.2")
         style = styles.get(first.get(study.question.style), "-")
-        drawn.append(Line(numbers, colour, style, arm))
+        drawn.append(Line(numbers, colours.get(first.get(by), "0.2"), style, arm))
     column, is_contrast = study.root(as_tuple(panel.shows)[0])
-    title = TITLES.get(panel.shows, column_title(column))
-    title = ": ".join(filter(None, [word, panel.title or title]))
-    unit = UNITS.get(column, "accuracy (%)" if "accuracy" in str(column) else str(column))
-    difference = f"difference ({'iterations' if column == EARLY else 'points'})"
+    title = panel.title or (
+        panel.shows if is_contrast else TITLES.get(column, column_title(column))
+    )
+    unit = "accuracy (%)" if column.endswith("accuracy") else column.replace("_", " ")
+    if is_contrast:
+        unit = f"difference ({'iterations' if column == EARLY else 'points'})"
     block = word if word in study.at else next(iter(study.at))
-    declared = study.density[block, study.at[block]]
-    draw_panel(axis, drawn, title, difference if is_contrast else unit, declared)
-    if own_key:
+    title, unit = (
+        ": ".join(filter(None, [word, title])),
+        unit if is_contrast else UNITS.get(column, unit),
+    )
+    draw_panel(axis, drawn, title, unit, study.density[block, study.at[block]])
+    if panel.colour:
         axis.legend(fontsize="x-small", loc="best")
 
 
@@ -70,8 +67,8 @@ def _colours(study, by, lines):
     """A factor's colours: its word -> colour; what no factor is has its values' own."""
     words = study.words.get(by) or list(dict.fromkeys(lines[by]))
     words = [word for word in words if word != "clean"]  # gray among attacks
-    ordered = by in study.words and study.question.factors[by].ordered
-    return {"clean": GRAY} | dict(zip(words, palette(len(words), ordered), strict=True))
+    scale = by in study.words and study.question.factors[by].key is float
+    return {"clean": GRAY} | dict(zip(words, palette(len(words), scale), strict=True))
 
 
 def _styles(study):
@@ -93,8 +90,9 @@ def _seeds(study):
     """How many seeds the bands are over, where that differs between panels."""
     counts = study.table.groupby("block", sort=False).seed.nunique()
     if counts.nunique() > 1:
-        own = ", ".join(f"{block} {count}" for block, count in counts.items())
-        return f"means and 95 % intervals over seeds: {own}"
+        return f"means and 95 % intervals over seeds: {counts.to_dict()}".translate(
+            str.maketrans("", "", "{}'")
+        )
     count = counts.iloc[0]
     return (
         "one seed: no intervals" if count == 1 else f"means and 95 % intervals over {count} seeds"

@@ -24,7 +24,7 @@ def images_of(rate):
 
 
 KIND = Factor("prune_type", ("lt", "reinit"))
-RATE = Factor("mix_ratio", key=float, label=images_of, ordered=True)
+RATE = Factor("mix_ratio", key=float, label=images_of)
 LT, BOTH = {"prune_type": "lt"}, ("lt", "reinit")
 WINS = ("tickets (lt) beat fresh weights under the same masks (reinit)", "reinit beats lt")
 LEAD = Contrast(*WINS, "prune_type", BOTH)
@@ -62,15 +62,9 @@ QUESTIONS["1"] = Question(
     contrasts={
         "lt - reinit": Contrast(*WINS, "prune_type", BOTH, answers=True, by_density=True),
         "change of lt - reinit against the lowest rate": Contrast(
-            "attacked images make the lead of lt larger",
-            "attacked images make it smaller",
-            "rate",
-            of="lt - reinit",
-            answers=True,
+            "the lead is larger", "it is smaller", "rate", of="lt - reinit", answers=True
         ),
-        "lt - dense": Contrast(
-            "the ticket beats the dense net", "it beats the ticket", of=OVER_DENSE, where=LT
-        ),
+        "lt - dense": Contrast("the ticket is better", "worse", of=OVER_DENSE, where=LT),
     },
     panels=(Panel(CLEAN), DIFFERENCE, Panel(TRANSFER), Panel(WHITEBOX), Panel(EARLY)),
     colour="rate",
@@ -113,24 +107,17 @@ QUESTIONS["2"] = Question(
         "lt - reinit": LEAD,
         "lt - reinit, attacked - clean": Contrast("larger", "smaller", "type", of="lt - reinit"),
         "lt - reinit, one attack - another": Contrast(
-            "the lead of tickets over reinit is larger",
-            "it is smaller",
-            "type",
-            EVERY,
-            of="lt - reinit, attacked - clean",
-            answers=True,
+            "larger", "smaller", "type", EVERY, "lt - reinit, attacked - clean", answers=True
         ),
         "attacked - clean": Contrast("higher", "lower", "type", where=LT),
         "attacked - clean, one attack - another": Contrast(
-            "higher", "lower", "type", EVERY, of="attacked - clean"
+            "higher", "lower", "type", EVERY, "attacked - clean"
         ),
     },
     panels=(
         Panel(CLEAN),
         DIFFERENCE,
-        Panel("attacked - clean", "lt: attacked − clean training"),
-        Panel(TRANSFER),
-        Panel(WHITEBOX),
+        *(Panel(what) for what in ("attacked - clean", TRANSFER, WHITEBOX)),
     ),
     colour="type",
     varies=("attack", "mix_ratio", "norm", "surrogate", "surrogate_epochs", *PARAMETERS),
@@ -140,13 +127,8 @@ QUESTIONS["2"] = Question(
 
 # 3: the same ticket? ---------------------------------------------------------------------------
 
-OWN, OTHER, RANDOM, FRESH, REINIT = (
-    "own ticket",
-    "other data's ticket",
-    "random ticket",
-    "other's masks, fresh weights",
-    "own masks, fresh weights",
-)
+OWN, OTHER, RANDOM = "own ticket", "other data's ticket", "random ticket"
+FRESH, REINIT = "other's masks, fresh weights", "own masks, fresh weights"
 OVERLAPS = {
     "within": "same data, other order (ceiling)",
     "between": "clean and attacked data",
@@ -235,11 +217,7 @@ QUESTIONS["3"] = Question(
     factors={"ticket": Factor(ticket, (OWN, OTHER, RANDOM, FRESH, REINIT)), "rate": RATE},
     contrasts={
         "other ticket - own ticket": Contrast(
-            "the other data's is better",
-            "the other data's is worse",
-            "ticket",
-            ((OTHER, OWN),),
-            answers=True,
+            "the other's is better", "it is worse", "ticket", ((OTHER, OWN),), answers=True
         ),
         # a random ticket: its masks permuted within each layer; fresh weights: another theta_0
         "other ticket - controls": Contrast(
@@ -269,10 +247,7 @@ def conditions(title, flag, contrasts, **how):
         contrasts={
             "lt - reinit": ANSWER,
             "lt - reinit, attacked - clean": Contrast(
-                "attacked images make the ticket's lead over reinit larger",
-                "they make it smaller",
-                "rate",
-                of="lt - reinit",
+                "attacked images make the lead larger", "smaller", "rate", of="lt - reinit"
             ),
             **contrasts,
         },
@@ -289,28 +264,24 @@ QUESTIONS["4"] = conditions(
     "arch_type",
     {
         "lt - reinit, attacked - clean, one architecture - another": Contrast(
-            "one is affected more",
-            "one is affected less",
-            "arch_type",
-            EVERY,
-            of="lt - reinit, attacked - clean",
+            "affected more", "affected less", "arch_type", EVERY, "lt - reinit, attacked - clean"
         )
     },
     alike=("dataset",),
 )
-APART = "each data set stands on its own: seeds do not pair across data sets, so no size is tested"
+APART = "seeds do not pair across data sets, so the sizes are not tested against each other"
 QUESTIONS["5"] = conditions(
     "Do other data sets show the same?",
     "dataset",
     {},
     alike=("arch_type",),
-    notes=lambda study: [f"{APART} against another's"],
+    notes=lambda _: [APART],
 )
 
 # 6: the schedule -------------------------------------------------------------------------------
 
 WORDS = {"oneshot": "one-shot", "iterative": "iterative"}
-SCHEDULES = ("one-shot", "iterative")
+ONE_SHOT = ("schedule", ("one-shot", "iterative"))
 QUESTIONS["6"] = Question(
     "How does one-shot pruning compare with iterative pruning?",
     factors={
@@ -320,23 +291,14 @@ QUESTIONS["6"] = Question(
     },
     contrasts={
         "one-shot - iterative": Contrast(
-            "one-shot pruning is better",
-            "one-shot pruning is worse",
-            "schedule",
-            SCHEDULES,
-            answers=True,
-            by_density=True,
+            "one-shot is better", "it is worse", *ONE_SHOT, answers=True, by_density=True
         ),
         "lt - reinit": LEAD,
         "early stop, one-shot - iterative (iterations)": Contrast(
-            "later", "earlier", "schedule", SCHEDULES, of=EARLY, where=LT
+            "later", "earlier", *ONE_SHOT, of=EARLY, where=LT
         ),
     },
-    panels=(
-        Panel(CLEAN, facet="rate"),
-        Panel("one-shot - iterative", "one-shot − iterative", "rate"),
-        Panel(EARLY, facet="rate"),
-    ),
+    panels=tuple(Panel(what, facet="rate") for what in (CLEAN, "one-shot - iterative", EARLY)),
     colour="schedule",
 )
 

@@ -120,6 +120,7 @@ MISTAKES = {
     "expected at least one argument": ["--seed"],
     "not a path": ["--dataset=../mnist"],
     "separated by commas": ["--lr_drops=a"],
+    "a list goes after a space": ["--prune_type=lt", "reinit"],
 }
 
 
@@ -131,7 +132,8 @@ def test_a_mistake_is_answered_in_one_line(says):
 
 
 def test_help_lists_every_flag_and_needs_no_torch():
-    code = "import main, sys; from study import request; print(request.make_parser().format_help()); assert 'torch' not in sys.modules"
+    code = "import main, sys; from study import request; "
+    code += "print(request.make_parser().format_help()); assert 'torch' not in sys.modules"
     process = subprocess.run(
         [sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT, timeout=60
     )
@@ -139,3 +141,72 @@ def test_help_lists_every_flag_and_needs_no_torch():
     assert all(
         (f"--{flag.name}" in process.stdout) != flag.hidden for flag in config_module.all_flags()
     )
+
+
+@pytest.mark.parametrize(
+    "flags, same",
+    [
+        (["--momentum=0.5"], []),  # Adam has none
+        (
+            ["--attack=fgsm", "--attack_mode=online", "--surrogate=fc1"],
+            ["--attack=fgsm", "--attack_mode=online"],
+        ),
+        (["--attack_seed=3"], []),
+        (["--valid_steps=10", "--valid_freq=3"], ["--valid_steps=10"]),
+        (["--precision=tf32", "--device=cpu"], ["--device=cpu"]),
+    ],
+)
+def test_a_flag_without_effect_makes_no_other_run(flags, same, capsys):
+    """Defect: momentum under Adam, tf32 on a CPU and their like made another run of the same
+    numbers.
+    """
+    asked = request.parse_runs(flags)
+    assert asked.configs[0].run_name == parse(*same).run_name
+    assert len(asked.notes) == 1 and "has no effect" in asked.notes[0]
+
+
+@pytest.mark.parametrize(
+    "flags, of",
+    [
+        (["--attack=fgsm", "--attack_steps=9"], "it is of pgd, cw, deepfool, ddn"),
+        (["--attack=fgsm", "--confidence=5"], "it is of cw"),
+        (["--attack=noise", "--restarts=2"], "it is of pgd"),
+        (["--attack=deepfool", "--attack_step_size=0.1"], "it is of pgd, cw"),
+    ],
+)
+def test_a_parameter_that_no_attack_of_the_command_has_is_refused(flags, of):
+    with pytest.raises(UserError, match=of):
+        request.parse_runs(flags)
+
+
+def test_in_a_list_each_attack_takes_its_own_parameters():
+    runs = request.parse_runs(
+        ["--attack", "fgsm", "pgd", "cw", "--attack_steps=7", "--epsilon=0.2"]
+    )
+    assert [(run.attack, run.attack_steps, run.epsilon) for run in runs.configs] == [
+        ("fgsm", 1, 0.2), ("pgd", 7, 0.2), ("cw", 7, None)]  # fmt: skip
+    assert runs.configs[0].run_name == parse("--attack=fgsm", "--epsilon=0.2").run_name
+    twice = request.parse_runs(["--attack", "fgsm", "pgd", "--attack_steps", "7", "9"])
+    assert [run.attack for run in twice.configs] == ["fgsm", "pgd", "pgd"] and len(twice.notes) == 1
+    # what --eval_attacks have counts too
+    tried = parse("--attack=fgsm", "--restarts=3", "--eval_attacks", "pgd")
+    assert tried.restarts == 3 and config_module.attack_settings(tried, "pgd", False).restarts == 3
+
+
+def test_the_value_that_others_have_can_be_asked_for():
+    assert parse("--attack=pgd", "--attack_steps=1").attack_steps == 1
+
+
+def test_an_attack_whose_name_has_an_underscore_is_found_in_a_data_sets_name(monkeypatch):
+    """Defect: mnist_mi_fgsm_attack was the data set mnist_mi."""
+    from attacks import ATTACKS
+
+    monkeypatch.setitem(ATTACKS, "mi_fgsm", ATTACKS["fgsm"])
+    config = parse("--dataset=mnist_mi_fgsm_attack")
+    assert (config.dataset, config.attack) == ("mnist", "mi_fgsm")
+
+
+def test_every_seed_is_blamed_for_itself():
+    for name in ("seed", "order_seed", "attack_seed"):
+        with pytest.raises(UserError, match=f"--{name}=-3: 0 or more is needed"):
+            parse(f"--{name}=-3", "--attack=fgsm")

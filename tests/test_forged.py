@@ -119,35 +119,80 @@ def run_report(run, out):
 
 
 FORGED = {
-    "masks of sevens": (masks_by(lambda masks: {name: 7.0 * mask for name, mask in masks.items()}),
-                        [run_ticket, run_evaluate, run_plots, run_tickets, run_resume]),
-    "masks below zero": (masks_by(lambda masks: {name: mask.long() - 1 for name, mask in masks.items()}), [run_ticket, run_evaluate, run_plots, run_tickets]),
-    "masks of another net": (masks_by(lambda masks: {f"x{name}": mask for name, mask in masks.items()}), [run_ticket, run_evaluate, run_tickets]),
-    "masks of another density": (masks_by(lambda masks: {name: ~mask for name, mask in masks.items()} | {"net.fc3.weight": masks["net.fc3.weight"] & False}),
-                                 [run_evaluate, run_plots, run_resume]),
+    "masks of sevens": (
+        masks_by(lambda masks: {name: 7.0 * mask for name, mask in masks.items()}),
+        [run_ticket, run_evaluate, run_plots, run_tickets, run_resume],
+    ),
+    "masks below zero": (
+        masks_by(lambda masks: {name: mask.long() - 1 for name, mask in masks.items()}),
+        [run_ticket, run_evaluate, run_plots, run_tickets],
+    ),
+    "masks of another net": (
+        masks_by(lambda masks: {f"x{name}": mask for name, mask in masks.items()}),
+        [run_ticket, run_evaluate, run_tickets],
+    ),
+    "masks of another density": (
+        masks_by(
+            lambda masks: (
+                {name: ~mask for name, mask in masks.items()}
+                | {"net.fc3.weight": masks["net.fc3.weight"] & False}
+            )
+        ),
+        [run_evaluate, run_plots, run_resume],
+    ),
     "weights not finite": (weights_by("weights/round_01.safetensors", nan), [run_evaluate]),
-    "weights of whole numbers": (weights_by("weights/round_01.safetensors", torch.Tensor.long), [run_evaluate]),
-    "weights of another shape": (weights_by("weights/round_01.safetensors", lambda value: value[:1]), [run_evaluate]),
+    "weights of whole numbers": (
+        weights_by("weights/round_01.safetensors", torch.Tensor.long),
+        [run_evaluate],
+    ),
+    "weights of another shape": (
+        weights_by("weights/round_01.safetensors", lambda value: value[:1]),
+        [run_evaluate],
+    ),
     "theta_0 not finite": (weights_by("theta0.safetensors", nan), [run_ticket, run_resume]),
-    "theta_0 of another shape": (weights_by("theta0.safetensors", lambda value: value[:1]), [run_ticket, run_resume, run_tickets]),
-    "an attack by number": (flags_with(eval_attacks=5), [run_ticket, run_evaluate, run_plots, run_tickets, run_resume, run_report]),
+    "theta_0 of another shape": (
+        weights_by("theta0.safetensors", lambda value: value[:1]),
+        [run_ticket, run_resume, run_tickets],
+    ),
+    "an attack by number": (
+        flags_with(eval_attacks=5),
+        [run_ticket, run_evaluate, run_plots, run_tickets, run_resume, run_report],
+    ),
     "half a round": (flags_with(prune_iterations=2.5), [run_ticket, run_plots, run_resume]),
     "a seed that is true": (flags_with(seed=True), [run_plots, run_resume]),
-    "no such network": (flags_with(arch_type="nope"), [run_evaluate, run_plots, run_tickets, run_resume]),
+    "no such network": (
+        flags_with(arch_type="nope"),
+        [run_evaluate, run_plots, run_tickets, run_resume],
+    ),
     "a data set elsewhere": (flags_with(dataset="../../digits"), [run_evaluate, run_resume]),
     "a rate that is text": (flags_with(prune_percent="x"), [run_ticket, run_evaluate, run_resume]),
     "a rate that is infinite": (flags_with(lr=float("inf")), [run_evaluate, run_resume]),
-    "a deep config": (lambda run: (run / "config.json").write_text("[" * 200_000), [run_ticket, run_evaluate, run_plots, run_tickets, run_resume]),
-    "provenance of numbers": (config_with("provenance", {"versions": [1]}), [run_report, run_resume]),
-    "no test accuracy": (rows_without("rounds.csv", "test_accuracy_last"), [run_plots, run_evaluate, run_report]),
+    "a deep config": (
+        lambda run: (run / "config.json").write_text("[" * 200_000),
+        [run_ticket, run_evaluate, run_plots, run_tickets, run_resume],
+    ),
+    "provenance of numbers": (
+        config_with("provenance", {"versions": [1]}),
+        [run_report, run_resume],
+    ),
+    "no test accuracy": (
+        rows_without("rounds.csv", "test_accuracy_last"),
+        [run_plots, run_evaluate, run_report],
+    ),
     "no density": (rows_without("rounds.csv", "density"), [run_plots, run_evaluate]),
-    "another density": (rows_with("rounds.csv", density=0.25), [run_plots, run_evaluate, run_report]),
-    "accuracies not finite": (rows_with("rounds.csv", test_accuracy="nan"), [run_plots, run_report]),
+    "another density": (
+        rows_with("rounds.csv", density=0.25),
+        [run_plots, run_evaluate, run_report],
+    ),
+    "accuracies not finite": (
+        rows_with("rounds.csv", test_accuracy="nan"),
+        [run_plots, run_report],
+    ),
     "text for a column of its own": (rows_with("rounds.csv", gradient_norm="x"), [run_plots]),
     "text for an accuracy": (rows_with("rounds.csv", whitebox_fgsm_accuracy="abc"), [run_plots]),
     "a path for a round": (rows_with("rounds.csv", round="../0"), [run_plots, run_evaluate]),
     "no training loss": (rows_without("epochs.csv", "train_loss"), [run_plots]),
-}  # fmt: skip
+}
 
 
 @pytest.mark.parametrize("case", FORGED)

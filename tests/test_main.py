@@ -282,7 +282,8 @@ def test_the_attack_of_cuda_visible_devices_stays_with_the_scheduler():
 
 def test_importing_does_nothing(tmp_path):
     """Defect: a TensorBoard writer was created at import."""
-    code = "import main, attacks, archs, data, pruning, train, experiment, plots, tickets, report, torch; assert not torch.cuda.is_initialized()"
+    code = "import main, attacks, archs, data, pruning, train, experiment, plots, tickets, report, "
+    code += "torch; assert not torch.cuda.is_initialized()"
     env = {**os.environ, "PYTHONPATH": str(ROOT), "PYTHONDONTWRITEBYTECODE": "1"}
     done = subprocess.run(
         [sys.executable, "-c", code],
@@ -499,3 +500,76 @@ def test_lists_that_make_no_sense(flags, says, capsys):
     assert main.main(flags) == 2
     error = capsys.readouterr().err
     assert says in error and error.count("\n") == 1
+
+
+def test_attacked_sets_are_tested_once_for_the_whole_cohort(cache, tmp_path, monkeypatch):
+    """Defect: a cohort of R runs was evaluated R times on each attacked test set, R x R in all."""
+    original, images = experiment.evaluate, []
+
+    def counting(cohort, test, *rest):
+        images.append(test)
+        return original(cohort, test, *rest)
+
+    monkeypatch.setattr(experiment, "evaluate", counting)
+    flags = ["--attack=fgsm", "--mix_ratio=0.5", "--surrogate=fc1", "--surrogate_epochs=1"]
+    flags += ["--seed", "0", "1", "2", "--cohort_size=3", "--prune_iterations=1", "--end_iter=1"]
+    assert go(cache, tmp_path / "runs", *flags)[0] == 0
+    # the clean set twice (last and selected weights), the attacked one once
+    assert len(images) == 3 and images[0] is images[1] is not images[2]
+
+
+def test_training_on_nothing_but_attacked_images_is_warned_of(cache, tmp_path, capsys):
+    """Defect: the default case of --dataset=X_fgsm_attack is the trap that README tells of."""
+    flags = ["--surrogate=fc1", "--surrogate_epochs=1", "--prune_iterations=1", "--end_iter=1"]
+    for number, (more, warned) in enumerate(
+        [
+            (["--dataset=digits_fgsm_attack"], True),
+            (["--dataset=digits_fgsm_attack", "--mix_ratio=0.5"], False),
+            (["--dataset=digits_noise_attack"], False),
+        ]
+    ):
+        assert go(cache, tmp_path / str(number), *flags, *more)[0] == 0
+        assert ("teaches the attack itself" in capsys.readouterr().out) == warned
+
+
+def test_bf16_without_its_instructions_is_warned_of(cache, tmp_path, monkeypatch, capsys):
+    flags = ["--precision=bf16", "--prune_iterations=1", "--end_iter=1"]
+    for number, has in enumerate((True, False)):
+        monkeypatch.setattr(experiment, "has_bf16", lambda has=has: has)
+        assert go(cache, tmp_path / str(number), *flags)[0] == 0
+        assert ("no bf16 instructions" in capsys.readouterr().out) != has
+
+
+def test_resume_of_nothing_says_so_with_dry_run_too(tmp_path, capsys):
+    assert main.main([f"--runs_dir={tmp_path}", "--resume", "--dry_run"]) == 2
+    told = capsys.readouterr()
+    assert "there is no run at" in told.err and "0 runs" not in told.out
+
+
+@pytest.mark.slow
+def test_each_line_of_a_study_says_which_run_it_is_of(cli, tmp_path):
+    """Defect: the round lines of two workers named no run and wrote over each other's."""
+    done = cli("--seed", "0", "1", "--workers=2", *SHORT)
+    assert done.returncode == 0, done.stderr
+    lines = [line for line in done.stdout.splitlines() if "density 0." in line]
+    names = [path.name for path in (tmp_path / "runs").iterdir()]
+    assert len(lines) == 4 and all(line.startswith(tuple(names)) for line in lines)
+    assert {line.split(": ")[0] for line in lines} == set(names)
+
+
+def test_a_network_with_dropout_trains_alone_whoever_wrote_it(tmp_path, monkeypatch):
+    """Defect: a network with dropout that no hand list named crashed its cohort."""
+    from torch import nn
+
+    from archs import ARCHS
+    from study.cohorts import cohorts, new_run
+    from study.request import parse_runs
+
+    def drops(in_shape, num_classes):
+        return nn.Sequential(nn.Flatten(), nn.Dropout(0.2), nn.Linear(784, num_classes))
+
+    monkeypatch.setitem(ARCHS, "drops", drops)
+    flags = [f"--runs_dir={tmp_path}", "--seed", "0", "1", "2", "--cohort_size=3"]
+    for arch, sizes in (("drops", [1, 1, 1]), ("alexnet", [1, 1, 1]), ("fc1", [3])):
+        runs = [new_run(config) for config in parse_runs([*flags, f"--arch_type={arch}"]).configs]
+        assert [len(cohort) for cohort in cohorts(runs)] == sizes

@@ -355,7 +355,7 @@ def test_a_question_is_a_declaration(tmp_path, monkeypatch, capsys):
     question = Question(
         "Does the learning rate matter?",
         factors={
-            "lr": Factor("lr", key=float, label="lr {:g}".format, ordered=True),
+            "lr": Factor("lr", key=float, label="lr {:g}".format),
             "prune_type": Factor("prune_type", ("lt", "reinit")),
         },
         contrasts={
