@@ -372,11 +372,11 @@ def cw(predict, images, labels, settings, starts=None):
             rows(images, index, 3),
             *(rows(value, index, 0) for value in (labels, c, done)),
         )
-        found, found_l2 = _cw_descend(predict, x, y, rows(best, index, 3), now_c, settings)
-        success = torch.isfinite(found_l2)
+        nearer, nearer_l2 = _cw_descend(predict, x, y, rows(best, index, 3), now_c, settings)
+        success = torch.isfinite(nearer_l2)
         now_lower, now_upper, now_l2 = (rows(value, index, 0) for value in (lower, upper, best_l2))
-        better = (found_l2 < now_l2) & ~now_done
-        put_rows(best, index, torch.where(wide(better), found, rows(best, index, 3)), 3)
+        better = (nearer_l2 < now_l2) & ~now_done
+        put_rows(best, index, torch.where(wide(better), nearer, rows(best, index, 3)), 3)
         now_upper = torch.where(success, torch.minimum(now_upper, now_c), now_upper)
         now_lower = torch.where(success, now_lower, torch.maximum(now_lower, now_c))
         now_c = torch.where(torch.isfinite(now_upper), (now_lower + now_upper) / 2, now_c * 10)
@@ -384,7 +384,7 @@ def cw(predict, images, labels, settings, starts=None):
         now_done = now_done | ((now_upper - now_lower) / now_upper < CW_INTERVAL)
         for value, new in ((lower, now_lower), (upper, now_upper), (c, now_c), (done, now_done)):
             put_rows(value, index, new, 0)
-        put_rows(best_l2, index, torch.where(better, found_l2, now_l2), 0)
+        put_rows(best_l2, index, torch.where(better, nearer_l2, now_l2), 0)
     return best
 
 
@@ -534,7 +534,7 @@ def start_draws(seed, part, index, shape, restart=0):
     From the stream (seed, "start", part, restart, position in the data set).
     """
     streams = [stream(seed, "start", part, restart, int(i)) for i in index]
-    return np.stack([np.random.default_rng(each).random(shape, np.float32) for each in streams])
+    return np.stack([np.random.default_rng(seed).random(shape, np.float32) for seed in streams])
 
 
 def starts_for(seed, part, index, images):

@@ -388,7 +388,7 @@ class RunConfig:
 
         What no flag is called any more, or not yet, is kept among the attack's parameters.
         """
-        flags = {each.name: each.default for each in all_flags()} | flags
+        flags = {known.name: known.default for known in all_flags()} | flags
         fields = [f.name for f in dataclasses.fields(cls) if f.name != "parameters"]
         known = {name: flags.pop(name) for name in fields}
         known["eval_attacks"] = tuple(known["eval_attacks"])
@@ -402,9 +402,9 @@ class RunConfig:
         """The flags that change the result: what the hash covers and a resumed run must match."""
         flags = self.flags()
         return {
-            each.name: flags[each.name]
-            for each in all_flags()
-            if each.result and not (each.late and flags[each.name] == each.default)
+            known.name: flags[known.name]
+            for known in all_flags()
+            if known.result and not (known.late and flags[known.name] == known.default)
         }
 
     def arm(self):
@@ -472,17 +472,17 @@ def resolve(given, in_shape, data_id=""):
     """
     for registry in REGISTRIES:
         registry.check()
-    flags = {each.name: each for each in all_flags()}
+    flags = {known.name: known for known in all_flags()}
     for name in given:
         choose("flag", name, sorted(flags))
     given = {
-        name: None if name in PARAMETERS else each.default for name, each in flags.items()
+        name: None if name in PARAMETERS else known.default for name, known in flags.items()
     } | given
-    for name, each in flags.items():
-        values = given[name] if each.kind is words else [given[name]]
+    for name, known in flags.items():
+        values = given[name] if known.kind is words else [given[name]]
         for value in values:
-            if each.names and value is not None:
-                choose(name, value, list(each.names))
+            if known.names and value is not None:
+                choose(name, value, list(known.names))
     given["mix_ratio"] = _mix_ratio(given)
     given |= _attack_flags(given, in_shape[0] > 1, in_shape[1:] == (32, 32))
     given["output_prune_percent"] = _first(given["output_prune_percent"], given["prune_percent"])
@@ -517,24 +517,24 @@ def _attack_flags(given, colour, is_32):
     norm = given["norm"] or next(iter(ATTACKS[attack]))
     if norm not in ATTACKS[attack]:
         raise UserError(f"--norm={norm}: {attack} has {' and '.join(ATTACKS[attack])}")
-    entry, found = ATTACKS[attack][norm], {"norm": norm}
-    tried = [each for name in given["eval_attacks"] for each in ATTACKS[name].values()]
+    entry, derived = ATTACKS[attack][norm], {"norm": norm}
+    tried = [line for name in given["eval_attacks"] for line in ATTACKS[name].values()]
     for name, parameter in PARAMETERS.items():
         value = given[name].get(attack) if isinstance(given[name], dict) else given[name]
-        carried = parameter.carries and any(name in each.defaults for each in tried)
+        carried = parameter.carries and any(name in line.defaults for line in tried)
         if name in entry.defaults:
-            found[name] = _first(value, entry.default(name, colour))
+            derived[name] = _first(value, entry.default(name, colour))
         else:
-            found[name] = _first(value, parameter.absent) if carried else parameter.absent
+            derived[name] = _first(value, parameter.absent) if carried else parameter.absent
         if value is not None and not parameter.valid(value, norm):
             raise UserError(f"--{name}={show(value)}: {parameter.right} is needed")
     if given["attack_mode"] == "online" and not given["attack"]:
         raise UserError("--attack_mode=online needs an attack: add --attack=fgsm or --attack=pgd")
     # DeepRobust's two networks fix their image size: the CNN is made for it, the ResNet18 for 32x32
     usual = "deeprobust_resnet18" if is_32 else "deeprobust_cnn"
-    found["surrogate"] = given["surrogate"] or usual
-    found["surrogate_epochs"] = _first(given["surrogate_epochs"], 15 if colour else 0)
-    return found
+    derived["surrogate"] = given["surrogate"] or usual
+    derived["surrogate_epochs"] = _first(given["surrogate_epochs"], 15 if colour else 0)
+    return derived
 
 
 def without_effect(config):
@@ -571,12 +571,12 @@ def attack_settings(config, attack, colour):
 
 def _check(config):
     """Raise UserError for the first flag whose value makes no sense."""
-    for each in all_flags():
-        value = getattr(config, each.name)
+    for known in all_flags():
+        value = getattr(config, known.name)
         if isinstance(value, str) and not value.isprintable():
-            raise UserError(f"--{each.name}={value!r}: printable text (UTF-8) is needed")
-        if each.valid and value is not None and not each.valid(value):
-            raise UserError(f"--{each.name}={show(value)}: {each.right} is needed")
+            raise UserError(f"--{known.name}={value!r}: printable text (UTF-8) is needed")
+        if known.valid and value is not None and not known.valid(value):
+            raise UserError(f"--{known.name}={show(value)}: {known.right} is needed")
     for name, end in (("start_iter", "prune_iterations"), ("rewind_epoch", "end_iter")):
         if not 0 <= getattr(config, name) < getattr(config, end):
             right = f"0 or more and less than {end} is needed"

@@ -80,9 +80,9 @@ def from_torchvision(class_name, folder):
             parts = [make(data_dir, train=train) for train in (True, False)]
         # each data set has its own way to fail on a file that is cut short
         except Exception as error:
-            place = Path(data_dir) / folder
+            where = Path(data_dir) / folder
             raise UserError(
-                f"{class_name} in {place} is damaged ({error}): remove it to download it again, or "
+                f"{class_name} in {where} is damaged ({error}): remove it to download it again, or "
                 "put whole files there"
             ) from error
         arrays = []

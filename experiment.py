@@ -97,8 +97,8 @@ def train_cohort(runs, say=tqdm.write):
     lab = Lab(
         model, lambda config, number: network(config, number).state_dict(), images, device, say
     )
-    for place, run in enumerate(sound):
-        open_run(lab, run, place)
+    for slot, run in enumerate(sound):
+        open_run(lab, run, slot)
     set_threads(shared.threads, small=archs.is_small(shared.arch_type, *size))
     return failed + rounds(lab, sound)
 
@@ -118,14 +118,14 @@ def check(runs, model):
     return failed, [run for run in runs if run not in dict(failed)]
 
 
-def open_run(lab, run, place):
+def open_run(lab, run, slot):
     """Write what is known of a run before it trains; its progress has masks and theta_0 then."""
     config, progress = run.config, run.progress
     if progress.theta0 is None:
         progress.theta0 = theta0(config, lab.fresh)
     if progress.checkpoint.masks is None:
         progress.checkpoint.masks = masks_of_round(lab, config, progress, 0, None, None)
-    run.report, samples = lab.images.reports[place], lab.images.samples(place)
+    run.report, samples = lab.images.reports[slot], lab.images.samples(slot)
     draw = functools.partial(draw_samples, *samples) if samples else None
     run.folder.start(config, lab.device, progress, run.report, draw, lab.say)
     if progress.next_round == 0:
@@ -152,9 +152,9 @@ def rounds(lab, runs):
                 trained = train_round(lab, cohort, runs, number, bars)
             except Diverged as error:
                 # those runs end alone; the others do this round again without them
-                diverged += [(runs[place], error) for place in error.runs]
-                left = [place for place in range(len(runs)) if place not in error.runs]
-                runs, lab.images = [runs[place] for place in left], lab.images.only(left)
+                diverged += [(runs[slot], error) for slot in error.runs]
+                left = [slot for slot in range(len(runs)) if slot not in error.runs]
+                runs, lab.images = [runs[slot] for slot in left], lab.images.only(left)
                 continue
             last = cohort.unstack(cohort.state())
             rows = test_round(lab, cohort, runs, number, trained)
@@ -216,15 +216,15 @@ def end_round(lab, cohort, runs, trained, last, rows, began, bars):
     """Prune, and write the round and what the next one needs, run by run."""
     best = cohort.unstack(trained.best)
     rewind = cohort.unstack(trained.rewind) if trained.rewind else [None] * len(runs)
-    for place, run in enumerate(runs):
-        row, config, checkpoint = rows[place], run.config, run.progress.checkpoint
+    for slot, run in enumerate(runs):
+        row, config, checkpoint = rows[slot], run.config, run.progress.checkpoint
         row["seconds"] = round(time.perf_counter() - began, 3)
         masks = checkpoint.masks
-        batch = functools.cache(lab.images.train.some(place, config.seed))
-        advance(lab, run, row["round"], last[place], rewind[place], batch)
+        batch = functools.cache(lab.images.train.some(slot, config.seed))
+        advance(lab, run, row["round"], last[slot], rewind[slot], batch)
         checkpoint.rounds.append(row)
-        checkpoint.epochs += [{"round": row["round"], **epoch} for epoch in trained.rows[place]]
-        weights = {"best": best[place], "last": last[place], "none": None}[config.save_weights]
+        checkpoint.epochs += [{"round": row["round"], **epoch} for epoch in trained.rows[slot]]
+        weights = {"best": best[slot], "last": last[slot], "none": None}[config.save_weights]
         if row["round"] == 0 and run.report:
             report_transfer(lab, run, row)
         run.folder.save_round(config, run.progress, masks, weights)

@@ -16,8 +16,12 @@ from pathlib import Path
 
 import numpy as np
 
+from results.answer import Study
+from results.figures import save_figure, use_theme
 from results.page import page, section
+from results.panels import draw
 from results.questions import QUESTIONS
+from results.table import load
 from store.files import write_csv, write_json, write_text
 from store.saved import saved_config
 from utils import OneLineParser, UserError
@@ -91,8 +95,6 @@ def saved_result(args, study, answer):
 
 def write(args, saved, lines, figure, results):
     """Write the experiment's files, then the page of all that are there; returns their paths."""
-    from results.figures import save_figure
-
     output, stem = Path(args.output), f"exp{args.experiment}"
     save_figure(figure, output / stem)
     write_csv(
@@ -139,11 +141,6 @@ def main(argv=None):
     def work(args):
         question = QUESTIONS.choose(args.experiment)
         results = read_results(Path(args.output), but=args.experiment)
-        from results.answer import Study  # here: --help need not wait for pandas and matplotlib
-        from results.figures import use_theme
-        from results.panels import draw
-        from results.table import load
-
         study = Study(question, load(args.runs), args)
         answer = study.answer()
         use_theme()

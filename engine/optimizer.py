@@ -63,7 +63,7 @@ class Optimizer:
         kinds = ("first", "second") if self.config.optimizer == "adam" else ("first",)
         return {
             kind: {
-                name: torch.cat([each.whole(kind) for each in parts])
+                name: torch.cat([part.whole(kind) for part in parts])
                 if len(parts) > 1
                 else parts[0].whole(kind)
                 for name, *parts in self._by_name()

@@ -153,5 +153,5 @@ def crop_and_flip(images, draws, padding=4):
     columns = torch.arange(width, device=images.device).expand(len(draws), width)
     columns = draws[:, 1, None] + torch.where(draws[:, 2, None] == 1, columns.flip(1), columns)
     padded = F.pad(images, [padding] * 4).permute(0, 2, 3, 1)
-    each = torch.arange(len(images), device=images.device)[:, None, None]
-    return padded[each, rows[:, :, None], columns[:, None, :]].permute(0, 3, 1, 2).reshape(shape)
+    image = torch.arange(len(images), device=images.device)[:, None, None]
+    return padded[image, rows[:, :, None], columns[:, None, :]].permute(0, 3, 1, 2).reshape(shape)

@@ -31,8 +31,8 @@ class Factor:
     values: tuple = ()  # those that are compared, in order; empty: all that the runs have
     optional: tuple = ()  # those of `values` that may be missing
     label: Callable = str  # a value in words; contrasts and figures know it by them
-    # sorts the values, else in the runs' order; float: of a scale, and so are their colours
-    key: Callable | None = None
+    key: Callable | None = None  # sorts the values; without, they stay in the runs' order
+    ordered: bool = False  # they are numbers of a scale: sorted so, and so are their colours
 
 
 @dataclass(frozen=True)
@@ -46,7 +46,7 @@ class Contrast:
     pairs: tuple | str = FIRST
     of: str = CLEAN  # a column of the table, or another contrast: a difference of differences
     where: dict = field(default_factory=dict)  # factor -> its one value that counts
-    answers: bool = False  # it is the answer; the others are details
+    answers: bool = False  # it is the answer (if none is, the first); the others are details
     by_density: bool = False  # a detail says at how many densities it is off 0
 
 
@@ -112,7 +112,8 @@ class Study:
         of = factor.of if callable(factor.of) else lambda flags: flags[factor.of]
         values = pd.Series([of(flags) for flags in table.to_dict("records")], table.index, object)
         here = list(dict.fromkeys(values))
-        wanted = factor.values or (sorted(here, key=factor.key) if factor.key else here)
+        key = float if factor.ordered else factor.key
+        wanted = factor.values or (sorted(here, key=key) if key else here)
         kept = values.isin(list(wanted))
         if not kept.all():
             left = table[~kept].folder.nunique()
@@ -225,9 +226,8 @@ class Study:
         frame = summarise(groups).reset_index()
         within = self.question.within
         frame["block"] = frame[within] if within else ""
-        frame["density_percent"] = list(
-            self.density.reindex(frame.set_index(["block", "round"]).index)
-        )
+        keys = frame.set_index(["block", "round"]).index
+        frame["density_percent"] = self.density.reindex(keys).to_numpy()
         column, is_contrast = self.root(what)
         head = _arms(frame, [name for name in names if name != within])
         arm = _arms(frame, names)
@@ -266,17 +266,16 @@ class Study:
     def answer(self):
         """What report.py saves: answer, details, comparisons, lines, table, density_percent."""
         contrasts, late = self.question.contrasts, self.unfinished()
-        answers = [self._sentence(f, c) for f, c in contrasts.items() if c.answers]
-        details = [self._sentence(f, c) for f, c in contrasts.items() if not c.answers]
+        first = [f for f, c in contrasts.items() if c.answers] or list(contrasts)[:1]
+        answers = [self._sentence(f, contrasts[f]) for f in first]
+        details = [self._sentence(f, c) for f, c in contrasts.items() if f not in first]
         wanted = [family for family, contrast in contrasts.items() if contrast.by_density]
         by_arm = self.lines[self.lines.shows.isin(wanted)].groupby("arm", sort=False)
         details += [f"{arm}, densities one by one: {ranges(line)}" for arm, line in by_arm]
         details += self.question.notes(self)
         if late:
             count = self.table.folder.nunique()
-            what = (
-                f"{late} of the {count} runs are unfinished: a round has the runs that reached it"
-            )
+            what = f"{late} of the {count} runs are unfinished: a round has those that reached it"
             details.append(f"{what}, and the answer can change")
         density = {block: round(float(self.density[block, at]), 6) for block, at in self.at.items()}
         opening = f"{self.where()}, in points of clean test accuracy: {'. '.join(answers)}"
@@ -305,13 +304,11 @@ class Study:
             count = self.density[block].index.max() + 1  # some nine of them, evenly
             for number in sorted({*range(0, count, -(-count // 7)), at, count - 1}):
                 marked += [len(rows)] if number == at else []
-                row = [
-                    share(self.density[block, number]),
-                    *wide.loc[block, number][heads].fillna(""),
-                ]
-                rows.append([block, *row] if self.question.within else row)
-        first = ["", "weights left"] if self.question.within else ["weights left"]
-        return {"head": [*first, *heads], "rows": rows, "marked": marked}
+                weights = share(self.density[block, number])
+                cells = wide.loc[block, number][heads].fillna("")
+                rows.append([*([block] if block else []), weights, *cells])
+        within = [""] if self.question.within else []
+        return {"head": [*within, "weights left", *heads], "rows": rows, "marked": marked}
 
 
 def with_columns(table, whitebox):

@@ -67,7 +67,7 @@ def _colours(study, by, lines):
     """A factor's colours: its word -> colour; what no factor is has its values' own."""
     words = study.words.get(by) or list(dict.fromkeys(lines[by]))
     words = [word for word in words if word != "clean"]  # gray among attacks
-    scale = by in study.words and study.question.factors[by].key is float
+    scale = by in study.words and study.question.factors[by].ordered
     return {"clean": GRAY} | dict(zip(words, palette(len(words), scale), strict=True))
 
 

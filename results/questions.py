@@ -24,7 +24,7 @@ def images_of(rate):
 
 
 KIND = Factor("prune_type", ("lt", "reinit"))
-RATE = Factor("mix_ratio", key=float, label=images_of)
+RATE = Factor("mix_ratio", label=images_of, ordered=True)
 LT, BOTH = {"prune_type": "lt"}, ("lt", "reinit")
 WINS = ("tickets (lt) beat fresh weights under the same masks (reinit)", "reinit beats lt")
 LEAD = Contrast(*WINS, "prune_type", BOTH)

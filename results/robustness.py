@@ -15,7 +15,9 @@ from results.ticket import finished_rounds, load_data, load_ticket, to_float
 from store.files import write_csv
 from store.runfolder import RunFolder
 from store.saved import saved_run
-from utils import OneLineParser, UserError, choose, eval_examples, number
+from utils import Lazy, OneLineParser, UserError, choose, eval_examples, number
+
+torch = Lazy("torch")  # a mistyped flag need not wait for it
 
 
 def main(argv=None):
@@ -68,6 +70,8 @@ def evaluate_run(path, config, names, args):
     rows = []
     for row in rounds:
         net, _, _ = load_ticket(path, row["round"], args.data_dir)
+        if all(getattr(module, "channels_last", True) for module in net.modules()):
+            net.to(memory_format=torch.channels_last)  # faster for convolutions, as in training
         found = evaluate_net(net.to(device), config, dataset, names, args.examples, device)
         rows.append({"round": row["round"], "density": row["density"], **found})
         told = ", ".join(f"{name} {value:.4g}" for name, value in rows[-1].items())
@@ -83,8 +87,6 @@ def evaluate_net(net, config, dataset, names, examples, device):
     Clean ones: of all, and of the `examples` that each attack is tried on; with the mean L2 of an
     attack that minimises the distance.
     """
-    import torch
-
     test = to_float(dataset.test_images, device)
     labels = torch.from_numpy(dataset.test_labels).to(device)
     chosen = eval_examples(len(labels), examples)

@@ -101,7 +101,7 @@ def load(path, kind, run):
         state = load_state(path)
         if state["run"] != run:
             raise ValueError("it is another run's")
-        return kind(**{each.name: state[each.name] for each in dataclasses.fields(kind)})
+        return kind(**{part.name: state[part.name] for part in dataclasses.fields(kind)})
     except Exception as error:  # torch, zipfile and pickle each raise their own types
         if of_the_system(error):
             raise UserError(f"{path} cannot be read ({error})") from error

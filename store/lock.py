@@ -21,7 +21,7 @@ class Hold:
         from filelock import FileLock, Timeout
 
         path = self.folder.path
-        self.made = [each for each in (path, *path.parents) if not each.exists()]
+        self.made = [folder for folder in (path, *path.parents) if not folder.exists()]
         lock = FileLock(path / ".lock")
         for attempt in range(10):
             try:
@@ -59,8 +59,8 @@ class Hold:
         self.lock = None
         if never_began:
             with contextlib.suppress(OSError):
-                for each in self.made:
-                    each.rmdir()
+                for folder in self.made:
+                    folder.rmdir()
 
     def holder(self):
         """Who holds the run, in words."""

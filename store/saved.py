@@ -23,8 +23,8 @@ def saved_config(folder):
         resumed = saved.get("resumed", [])
         if not isinstance(saved["flags"], dict) or not isinstance(resumed, list):
             raise TypeError("no flags in it")
-        for each in (saved["provenance"], *resumed):
-            if not isinstance(each, dict) or not isinstance(each.get("versions", {}), dict):
+        for record in (saved["provenance"], *resumed):
+            if not isinstance(record, dict) or not isinstance(record.get("versions", {}), dict):
                 raise TypeError("its provenance is damaged")
         for flag in all_flags():
             if not _can_be(flag, saved["flags"].get(flag.name, flag.default)):

@@ -23,7 +23,7 @@ def work(job, gpu=None, say=print):
     several.
     """
     if gpu is not None:
-        job = [(config.replace(gpu=gpu), *place) for config, *place in job]
+        job = [(config.replace(gpu=gpu), *rest) for config, *rest in job]
     return run_cohort([new_run(*one) for one in job], say)
 
 
@@ -120,7 +120,7 @@ def in_processes(jobs, plan, workers):
     """
     devices = gpus(plan[0][0].config)
     print(f"{sum(map(len, plan))} runs in {workers} processes")
-    crew = [Worker(place % devices if devices > 1 else None) for place in range(workers)]
+    crew = [Worker(number % devices if devices > 1 else None) for number in range(workers)]
     jobs, tries, outcomes = list(jobs), collections.Counter(), []
     try:
         with Board(plan) as board:

@@ -1,14 +1,16 @@
 """What several tests share: digits, a trained surrogate, the command line as a user calls it."""
 
+import contextlib
+import io
 import os
-import subprocess
-import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
 
 import data
+import main
 from helpers import ROOT
 from study.request import parse
 
@@ -43,22 +45,18 @@ def make_config(cache, tmp_path):
 
 
 @pytest.fixture
-def cli(cache, tmp_path):
-    """Run main.py as a subprocess on digits; returns the finished process."""
+def cli(cache, tmp_path, monkeypatch):
+    """main.py on digits as its user calls it, but in this process: returncode, stdout, stderr."""
+    monkeypatch.chdir(tmp_path)
 
-    def run(*flags, script="main.py", **keywords):
-        folders = (
-            [
-                f"--cache_dir={cache}",
-                f"--runs_dir={tmp_path / 'runs'}",
-                f"--data_dir={tmp_path / 'data'}",
-            ]
-            if script == "main.py"
-            else []
-        )
-        command = [sys.executable, str(ROOT / script), *folders, *flags]
-        return subprocess.run(
-            command, capture_output=True, text=True, timeout=300, cwd=tmp_path, **keywords
+    def run(*flags):
+        folders = {"cache_dir": cache, "runs_dir": tmp_path / "runs", "data_dir": tmp_path / "data"}
+        places = [f"--{name}={path}" for name, path in folders.items()]
+        told = [io.StringIO(), io.StringIO()]
+        with contextlib.redirect_stdout(told[0]), contextlib.redirect_stderr(told[1]):
+            code = main.main([*places, *map(str, flags)])
+        return SimpleNamespace(
+            returncode=code, stdout=told[0].getvalue(), stderr=told[1].getvalue()
         )
 
     return run

@@ -27,9 +27,14 @@ def trained(tmp_path_factory):
 
 @pytest.fixture
 def draws(monkeypatch):
-    """Make plots.py draw the curves only: forged runs have no epochs and no masks."""
+    """Make plots.py draw the curves only: forged runs have no epochs and no masks.
+
+    And save nothing but names, which takes most of the time.
+    """
     for name in ("training", "layers"):
         monkeypatch.delitem(plots.FIGURES, name)
+    touch = lambda figure, path: path.with_name(f"{path.name}.png").touch()  # noqa: E731
+    monkeypatch.setattr(figures, "save_figure", touch)
 
 
 def arms_of(**flags_by_run):
@@ -108,8 +113,7 @@ def test_what_tells_arms_apart_is_named(flags, name):
     """Even where each attack has one value of it, as the attack's own radius may go unnamed."""
     clean = {"attack": "fgsm", "mix_ratio": 0.0, "epsilon": 0.1}
     labels = arms_of(a=clean, b={"attack": "pgd", "mix_ratio": 0.5, "epsilon": 0.2} | flags)
-    known = "lt, pgd 0.5" if "surrogate" in flags and "surrogate" not in labels[1] else None
-    assert name in labels[1] or known, labels
+    assert name in labels[1]
     assert "epsilon" not in labels[1]
 
 

@@ -17,6 +17,7 @@ from helpers import MASK_SHAPES as SHAPES
 from helpers import SHORT, go, only, python, refused, write_run
 from results import load_ticket
 from results import overlap as sim
+from results.overlap_figures import pixel_counts
 from results.ticket import open_ticket
 from store.files import load_tensors, read_csv, save_tensors, write_json
 from study.request import parse
@@ -431,7 +432,7 @@ def test_the_csv_is_what_the_masks_say(runs, tmp_path):
     pair = [open_ticket(runs / name) for name in ("clean-s0o0", "clean-s0o1")]
     masks = [ticket.masks(2)["net.fc1.weight"].numpy() for ticket in pair]
     assert row["jaccard"] == pytest.approx(alike(*masks)["jaccard"]) and row["a"] == "o0"
-    counts = tickets.pixel_counts(pair[0], 2)
+    counts = pixel_counts(pair[0], 2)
     assert (
         counts.shape == (28, 28)
         and counts.sum() == masks[0].sum()
