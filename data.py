@@ -145,45 +145,42 @@ def describe(name, data_dir):
     if name in DATASETS:
         return DATASETS[name][:2]
     path = _npz_path(name, data_dir)
+    return _describe_npz(path, path.stat().st_mtime_ns)
+
+
+@functools.lru_cache  # each run of a study asks
+def _describe_npz(path, _):
     headers = _npz_headers(path)
-    shapes = {array: headers[array][0] for array in ARRAYS}
     for part in ("train", "test"):
-        images, labels = shapes[f"{part}_images"], shapes[f"{part}_labels"]
-        if headers[f"{part}_images"][1] != np.uint8:
-            raise UserError(
-                f"{path}: {part}_images is {headers[f'{part}_images'][1]}: uint8 is needed, 0 to "
-                "255"
-            )
-        if (
-            len(images) not in (3, 4)
-            or (len(images) == 4 and images[3] not in (1, 3))
-            or 0 in images
-        ):
-            raise UserError(
-                f"{path}: {part}_images has shape {images}: (N, H, W) or (N, H, W, 1 or 3), N at "
-                "least 1, is needed"
-            )
-        if headers[f"{part}_labels"][1].kind not in "iu" or labels != images[:1]:
-            raise UserError(
-                f"{path}: {part}_labels is {headers[f'{part}_labels'][1]} {labels}: one whole "
-                f"number an image, {images[:1]}, is needed"
-            )
-    if shapes["train_images"][1:] != shapes["test_images"][1:]:
-        raise UserError(
-            f"{path}: train_images and test_images have different shapes "
-            f"{shapes['train_images'][1:]} and {shapes['test_images'][1:]}"
-        )
-    train, test = (
-        labels.astype(np.int64) for labels in _npz_arrays(path, ("train_labels", "test_labels"))
-    )
+        _check_headers(path, part, headers)
+    train, test = (headers[f"{part}_images"][0][1:] for part in ("train", "test"))
+    if train != test:
+        what = "train_images and test_images have different shapes"
+        raise UserError(f"{path}: {what} {train} and {test}")
+    arrays = _npz_arrays(path, ("train_labels", "test_labels"))
+    train, test = (labels.astype(np.int64) for labels in arrays)
     classes = int(train.max()) + 1
     if train.min() < 0 or test.min() < 0 or test.max() >= classes or not 2 <= classes <= 10_000:
         raise UserError(
             f"{path}: labels run {train.min()}..{train.max()} (train) and "
-            f"{test.min()}..{test.max()} (test): "
-            "0..K-1 is needed in both, with the highest class among the training images"
+            f"{test.min()}..{test.max()} (test): 0..K-1 with K at least 2 is needed in both, with "
+            "the highest class among the training images"
         )
-    return _chw(shapes["train_images"]), classes
+    return _chw(headers["train_images"][0]), classes
+
+
+def _check_headers(path, part, headers):
+    """UserError unless these are uint8 images and a whole number for each."""
+    (images, pixel), (labels, label) = (headers[f"{part}_{kind}"] for kind in ("images", "labels"))
+    if pixel != np.uint8:
+        raise UserError(f"{path}: {part}_images is {pixel}: uint8 is needed, 0 to 255")
+    colour = len(images) == 4 and images[3] in (1, 3)
+    if not (len(images) == 3 or colour) or 0 in images:
+        right = "(N, H, W) or (N, H, W, 1 or 3), N at least 1, is needed"
+        raise UserError(f"{path}: {part}_images has shape {images}: {right}")
+    if label.kind not in "iu" or labels != images[:1]:
+        right = f"one whole number an image, {images[:1]}, is needed"
+        raise UserError(f"{path}: {part}_labels is {label} {labels}: {right}")
 
 
 def is_embedded(name):

@@ -8,7 +8,7 @@ trained round stands in COLUMNS.
 import functools
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 import torch
 from tqdm import tqdm
@@ -19,29 +19,17 @@ import pruning
 from attacked import quality
 from attacked.pool import Images, build_images
 from attacks import ATTACKS, attack_test_images
-from config import RunConfig, attack_settings
+from config import attack_settings
 from engine.cohort import Cohort
 from engine.machine import has_bf16, pick_device, set_threads
 from engine.place import Keeper
 from engine.signals import Interrupted, stop
 from results.figures import draw_samples
-from store.checkpoint import Progress
 from store.files import load_tensors, misfit, write_json
 from store.runfolder import RunFolder, load_masks
 from store.ticket import ticket_place
 from train import Diverged, Stopped, evaluate, fit
 from utils import Registry, UserError, eval_examples, stream
-
-
-@dataclass(eq=False)
-class Run:
-    """One run on its way: what it is, where it is kept, how far it has come."""
-
-    config: RunConfig
-    folder: RunFolder
-    progress: Progress = field(default_factory=Progress)
-    report: dict | None = None  # of its attacked images
-    label: str = ""  # before each of its lines, where several runs print
 
 
 @dataclass

@@ -8,12 +8,13 @@ Runs that differ only in their seed are one arm: a line is its mean, a band its 
 
 import re
 import sys
+import textwrap
 from pathlib import Path
 
 import numpy as np
 
 from results import figures
-from results.stats import amount, summarise
+from results.stats import summarise
 from results.table import (
     CLEAN,
     EARLY,
@@ -29,6 +30,12 @@ from store.files import write_csv
 from store.runfolder import RunFolder, load_masks
 from utils import OneLineParser
 
+TRAINING = {  # columns of epochs.csv that are drawn
+    "train_loss": "training loss",
+    "val_loss": "validation loss",
+    "val_accuracy": "validation accuracy (%)",
+}
+
 
 def curve(rows, column):
     """Mean and interval of a column at every round of an arm's rows, over the runs that have it."""
@@ -41,50 +48,43 @@ def curves_figure(table, title, columns):
     if not columns:
         return None
     figure, axes = figures.new_figure(title, len(columns))
-    arms = list(table.groupby("arm", observed=True))
-    colours = figures.palette(len(arms))
+    arms = table.groupby("arm", observed=True)
+    colours = figures.palette(arms.ngroups)
     for axis, column in zip(axes, columns, strict=True):
-        name = column_title(column)
         lines = [
             figures.Line(curve(rows, column), colour, label=f"{arm} (n={rows.folder.nunique()})")
             for (arm, rows), colour in zip(arms, colours, strict=True)
         ]
-        accuracy = column.endswith("accuracy")
-        figures.draw_panel(axis, lines, name, "accuracy (%)" if accuracy else name, dense=accuracy)
+        name = column_title(column)
+        unit = "accuracy (%)" if column.endswith("accuracy") else name
+        figures.draw_panel(axis, lines, name, unit)
     whole = max(axes, key=lambda axis: len(axis.get_legend_handles_labels()[0]))
-    figures.legend_below(figure, whole, "dashed: dense" if CLEAN in columns else None)
+    figures.legend_below(figure, whole)
     return figure
 
 
 def first_runs(table):
     """(arm, the rows of its first run) of every arm."""
-    for arm, rows in table.groupby("arm", observed=True):
-        yield arm, rows[rows.folder == rows.folder.iloc[0]]
+    arms = table.groupby("arm", observed=True)
+    return [(arm, rows[rows.folder == rows.folder.iloc[0]]) for arm, rows in arms]
 
 
 def training_figure(table, title):
-    """Training loss, validation loss and accuracy of every round of each arm's first run.
-
-    Coloured by density.
-    """
+    """Losses and accuracy of every round of each arm's first run, coloured by density."""
     from matplotlib.cm import ScalarMappable
     from matplotlib.colors import LogNorm
 
-    names = {"train_loss": "training loss", "val_loss": "validation loss"}
-    names |= {"val_accuracy": "validation accuracy (%)"}
-    runs = list(first_runs(table))
-    figure, axes = figures.new_figure(title, len(names), rows=len(runs))
+    runs = first_runs(table)
+    figure, axes = figures.new_figure(title, len(TRAINING), rows=len(runs))
     percent = 100 * table.density[table.density > 0]
     colours = ScalarMappable(LogNorm(percent.min() * 0.999, percent.max()), "viridis")
-    for (arm, rows), line in zip(runs, np.reshape(axes, (-1, len(names))), strict=True):
-        by_round = epochs(rows).groupby("round")
+    for (arm, rows), line in zip(runs, np.reshape(axes, (-1, len(TRAINING))), strict=True):
+        steps = epochs(rows).merge(rows[["round", "density"]], on="round")
         line[0].set_title(f"{arm}, seed {rows.seed.iloc[0]}", loc="left")
-        for axis, (column, name) in zip(line, names.items(), strict=True):
-            for number, density in zip(rows["round"], rows.density, strict=True):
-                if number in by_round.groups:
-                    steps = by_round.get_group(number)
-                    colour = colours.to_rgba(100 * density)
-                    axis.plot("iteration", column, ".-", data=steps, color=colour, markersize=4)
+        for axis, (column, name) in zip(line, TRAINING.items(), strict=True):
+            for (_, density), one in steps.groupby(["round", "density"]):
+                colour = colours.to_rgba(100 * density)
+                axis.plot("iteration", column, ".-", data=one, color=colour, markersize=4)
             axis.set(xlabel="iteration", ylabel=name)
             if "loss" in column:
                 figures.plain_log_axis(axis)
@@ -98,7 +98,7 @@ def density_figure(table, title):
 
     Layerwise pruning gives one diagonal.
     """
-    runs = list(first_runs(table))
+    runs = first_runs(table)
     figure, axes = figures.new_figure(title, len(runs))
     for axis, (arm, rows) in zip(axes, runs, strict=True):
         folder = RunFolder(rows.folder.iloc[0])
@@ -106,16 +106,14 @@ def density_figure(table, title):
         masks = [load_masks(folder.masks(number), kept=kept) for number, kept in pairs]
         names = sorted(masks[0], key=natural)
         # thick to thin, so that lines on top of each other (layerwise pruning) all show
-        widths = np.linspace(6, 1, len(names))
-        for name, colour, width in zip(
-            names, figures.palette(len(names), True), widths, strict=True
-        ):
+        widths, colours = np.linspace(6, 1, len(names)), figures.palette(len(names), True)
+        for name, colour, width in zip(names, colours, widths, strict=True):
             alive = [100 * mask[name].float().mean().item() for mask in masks]
             label = name.removeprefix("net.").removesuffix(".weight")
             axis.plot(100 * rows.density, alive, color=colour, linewidth=width, label=label)
         figures.plain_log_axis(axis)
         figures.remaining_axis(axis, 100 * rows.density)
-        axis.set_title(re.sub(r"(.{30,45}?) ", r"\1\n", arm))
+        axis.set_title(textwrap.fill(arm, 45))
     axes[0].set_ylabel("weights remaining in the layer (%)")
     axes[-1].legend(fontsize="x-small", ncols=1 + len(names) // 12, loc="best")
     return figure
@@ -132,45 +130,33 @@ FIGURES = {
 
 
 def summary(table):
-    """Rows for summary.csv: arm, seeds, round, density, and mean and half-width of every column."""
+    """Columns of summary.csv: arm, round, seeds, density, mean and half-width of every number."""
     columns = [CLEAN, "test_accuracy_last", *attacked_columns(table), EARLY, *extra_columns(table)]
     groups = table.groupby(["arm", "round"], observed=True)
     found = groups.agg(seeds=("folder", "nunique"), density=("density", "mean")).round(6)
     for column in columns:
         numbers = summarise(groups[column]).round(3)
         found[column], found[f"{column}_interval"] = numbers["mean"], numbers.interval
-    return found.dropna(axis="columns", how="all").reset_index().to_dict("records")
-
-
-def print_table(rows):
-    """The summary as text: an arm's line a round."""
-    for row in rows:
-        attacked = "".join(
-            f"  {name.removesuffix('_accuracy')} {value:6.2f}"
-            for name, value in row.items()
-            if name.startswith(("transfer_", "whitebox_")) and not name.endswith("_interval")
-        )
-        accuracy = amount(row[CLEAN], row.get(f"{CLEAN}_interval", np.nan), sign=False)
-        head = f"  {row['arm']:24} n={row['seeds']:<2} density {row['density']:.4f}"
-        print(f"{head}  test {accuracy:>6}{attacked}")
+    return found.dropna(axis="columns", how="all").reset_index()
 
 
 def draw_all(table, output):
-    """Every figure and a table for each data set and network; yields the paths of the PNGs."""
+    """Every figure and a table for each data set and network; prints tables and paths."""
     figures.use_theme()
     drawn = []
     for (dataset, arch), rows in table.groupby(["dataset", "arch_type"], sort=False):
         rows = with_arms(rows.dropna(axis="columns", how="all"))
         made = {name: draw(rows, f"{arch} on {dataset}") for name, draw in FIGURES.items()}
-        stem = re.sub(r"[^\w.-]", "_", f"{dataset}-{arch}")
-        drawn.append((stem, summary(rows), {name: f for name, f in made.items() if f}))
+        drawn.append((re.sub(r"[^\w.-]", "_", f"{dataset}-{arch}"), summary(rows), made))
     output.mkdir(parents=True, exist_ok=True)
-    for stem, rows, made in drawn:  # nothing is written before all can be drawn
-        write_csv(output / f"{stem}-summary.csv", rows)
+    for stem, numbers, made in drawn:  # nothing is written before all can be drawn
+        write_csv(output / f"{stem}-summary.csv", numbers.to_dict("records"))
+        shown = [n for n in numbers if n in ("arm", "seeds", "density") or n.endswith("_accuracy")]
+        print(numbers[shown].to_string(index=False, float_format="{:.4g}".format))
         for name, figure in made.items():
-            figures.save_figure(figure, output / f"{stem}-{name}")
-        print_table(rows)
-        yield from (output / f"{stem}-{name}.png" for name in made)
+            if figure:
+                figures.save_figure(figure, output / f"{stem}-{name}")
+                print(output / f"{stem}-{name}.png")
 
 
 def main(argv=None):
@@ -180,12 +166,7 @@ def main(argv=None):
     parser.add_argument("runs", nargs="+", help="run folders: runs/*")
     where = "where PNG, PDF and CSV files go (default: plots)"
     parser.add_argument("-o", "--output", default="plots", metavar="FOLDER", help=where)
-
-    def work(args):
-        for path in draw_all(load(args.runs), Path(args.output)):
-            print(path)
-
-    return parser.run(argv, work)
+    return parser.run(argv, lambda args: draw_all(load(args.runs), Path(args.output)))
 
 
 if __name__ == "__main__":

@@ -26,42 +26,40 @@ from store.files import write_csv, write_json, write_text
 from store.saved import saved_config
 from utils import OneLineParser, UserError
 
+CSV = ["arm", "quantity", "round", "density_percent", "mean", "interval", "seeds"]
+
 
 def provenance_lines(folders):
-    """What the runs ran on: each code revision, set of libraries and device among them once."""
-    seen = {"code": {}, "libraries": {}, "device": {}}
+    """What the runs ran on: code revision, libraries and device, each combination once."""
+    lines = []
     for folder in folders:
         known = saved_config(folder)["provenance"]
-        changed = " with changes" if known.get("modified") else ""
-        versions = (known.get("versions") or {}).items()
-        seen["code"][f"{str(known.get('revision') or 'unknown')[:10]}{changed}"] = None
-        libraries = ", ".join(f"{name} {version}" for name, version in versions)
-        seen["libraries"][libraries or "unknown"] = None
-        seen["device"][str(known.get("device") or "unknown")] = None
-    return [f"{word} {' and '.join(values)}" for word, values in seen.items()]
+        code = str(known.get("revision") or "unknown")[:10]
+        code += " with changes" if known.get("modified") else ""
+        versions = [f"{name} {version}" for name, version in (known.get("versions") or {}).items()]
+        lines.append(", ".join([f"code {code}", *versions, f"device {known.get('device')}"]))
+    return list(dict.fromkeys(lines))
 
 
 def read_results(output, but):
-    """{experiment: its saved result} of the experiments other than `but` that `output` holds.
+    """({experiment: saved result}, {experiment: its PNG}) of those but one that `output` holds.
 
     UserError for a file that is damaged.
     """
-    results = {}
+    results, pictures = {}, {}
     for name in QUESTIONS:
         path = output / f"exp{name}.json"
         if name == but or not path.exists():
             continue
         try:
-            saved = json.loads(path.read_text(encoding="utf-8"))
-            section(name, saved, b"")  # all that the page needs is there
-            saved["figure"] = Path(saved["figure"]).name
-            (output / saved["figure"]).read_bytes()
+            results[name] = json.loads(path.read_text(encoding="utf-8"))
+            pictures[name] = path.with_suffix(".png").read_bytes()
+            section(name, results[name], b"")  # all that the page needs is there
         except Exception as error:  # whatever a damaged file brings about
             why = f"cannot be read ({type(error).__name__}: {error})"
             right = f"run experiment {name} again, or remove it"
             raise UserError(f"{path} or its figure {why}: {right}") from None
-        results[name] = saved
-    return results
+    return results, pictures
 
 
 def plain(value):
@@ -83,36 +81,14 @@ def saved_result(args, study, answer):
     saved = {
         "experiment": args.experiment,
         "question": study.question.title,
-        **{name: value for name, value in answer.items() if name != "lines"},
+        **answer,
         "figure": f"{stem}.png",
         "csv": f"{stem}.csv",
-        "commands": [*filter(None, (args.command or "").splitlines()), shlex.join(call)],
+        "commands": [*filter(None, args.command.splitlines()), shlex.join(call)],
         "runs": {"count": len(runs), "seeds": seeds, "unfinished": unfinished},
         "provenance": provenance_lines(runs.folder),
     }
     return plain(saved)
-
-
-def write(args, saved, lines, figure, results):
-    """Write the experiment's files, then the page of all that are there; returns their paths."""
-    output, stem = Path(args.output), f"exp{args.experiment}"
-    save_figure(figure, output / stem)
-    write_csv(
-        output / f"{stem}.csv", lines.astype(object).where(lines.notna(), "").to_dict("records")
-    )
-    write_csv(output / f"{stem}-comparisons.csv", saved["comparisons"])
-    write_json(output / f"{stem}.json", saved)
-    results[args.experiment] = saved
-    ordered = {name: results[name] for name in QUESTIONS if name in results}
-    pictures = {name: (output / found["figure"]).read_bytes() for name, found in ordered.items()}
-    write_text(output / "report.html", page(ordered, pictures))
-    return [output / f"{stem}.png", output / "report.html"]
-
-
-FLAGS = {  # beside --experiment: name -> metavar, help
-    "--tickets": ("FOLDER", "experiment 3: what tickets.py --a CLEAN --b ATTACKED -o FOLDER wrote"),
-    "--command": ("TEXT", "the commands that trained the runs, one a line, for the page"),
-}
 
 
 def make_parser():
@@ -126,28 +102,38 @@ def make_parser():
     )
     wanted = "run folders, or quoted patterns such as 'runs/main/*'"
     parser.add_argument("runs", nargs="+", metavar="RUN", help=wanted)
-    which = f"which question: {', '.join(QUESTIONS)}"
-    parser.add_argument("--experiment", required=True, metavar="N", help=which)
-    for name, (metavar, why) in FLAGS.items():
-        parser.add_argument(name, metavar=metavar, help=why)
+    parser.add_argument("--experiment", required=True, metavar="N", help="which question, as below")
+    wrote = "experiment 3: what tickets.py --a CLEAN --b ATTACKED -o FOLDER wrote"
+    parser.add_argument("--tickets", metavar="FOLDER", help=wrote)
+    trained = "the commands that trained the runs, one a line, for the page"
+    parser.add_argument("--command", default="", metavar="TEXT", help=trained)
     where = "where expN.json, .csv, .png, .pdf and report.html go (default: report)"
     parser.add_argument("-o", "--output", default="report", metavar="FOLDER", help=where)
     return parser
 
 
+def work(args):
+    """Answer the question, write its files and the page of all that are there."""
+    question, output = QUESTIONS.choose(args.experiment), Path(args.output)
+    results, pictures = read_results(output, but=args.experiment)
+    study = Study(question, load(args.runs), args)
+    saved = saved_result(args, study, study.answer())
+    use_theme()
+    figure, stem = draw(study), output / f"exp{args.experiment}"
+    save_figure(figure, stem)
+    lines = study.lines[CSV].astype(object).where(study.lines[CSV].notna(), "")
+    write_csv(f"{stem}.csv", lines.to_dict("records"))
+    write_csv(f"{stem}-comparisons.csv", saved["comparisons"])
+    write_json(f"{stem}.json", saved)
+    results[args.experiment] = saved
+    pictures[args.experiment] = Path(f"{stem}.png").read_bytes()
+    ordered = {name: results[name] for name in QUESTIONS if name in results}
+    write_text(output / "report.html", page(ordered, pictures))
+    print(saved["answer"], f"{stem}.png", output / "report.html", sep="\n")
+
+
 def main(argv=None):
     """Answer a question on the command line; returns the exit code."""
-
-    def work(args):
-        question = QUESTIONS.choose(args.experiment)
-        results = read_results(Path(args.output), but=args.experiment)
-        study = Study(question, load(args.runs), args)
-        answer = study.answer()
-        use_theme()
-        saved = saved_result(args, study, answer)
-        paths = write(args, saved, answer["lines"], draw(study), results)
-        print("\n".join([answer["answer"], *map(str, paths)]))
-
     return make_parser().run(argv, work)
 
 

@@ -260,7 +260,7 @@ def hash8(value):
 
 
 def fingerprint(*arrays):
-    """Sixteen hex digits of the SHA-256 over the bytes and shapes of numpy arrays or CPU tensors."""
+    """Sixteen hex digits of the SHA-256 over the bytes and shapes of arrays or CPU tensors."""
     digest = hashlib.sha256()
     for array in arrays:
         array = array.numpy() if hasattr(array, "numpy") else array
@@ -270,7 +270,7 @@ def fingerprint(*arrays):
 
 
 def prepare_deeprobust():
-    """Make `import deeprobust.image` work: it reads a private name that scipy dropped (issue 148)."""
+    """Make `import deeprobust.image` work: it reads a private name that scipy has dropped."""
     try:
         module = importlib.import_module("scipy.optimize.optimize")
     except ImportError:

@@ -399,7 +399,8 @@ def draw(rows, machine, path):
 
 
 PARTS = {
-    "epochs": whole_epochs, "networks": networks, "cohorts": cohorts, "sizes": sizes, "study": study,
+    "epochs": whole_epochs, "networks": networks, "cohorts": cohorts, "sizes": sizes,
+    "study": study,
 }  # fmt: skip
 
 if __name__ == "__main__":

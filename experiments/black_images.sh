@@ -1,8 +1,11 @@
 #!/usr/bin/env bash
-# Appendix. What would black images have shown? Attacked floats in [0, 1] cast to uint8 without the factor 255, as the scripts before this tool did.
+# Appendix. What would black images have shown? Attacked floats in [0, 1] cast to uint8 without the
+# factor 255, as the scripts before this tool did.
 source "$(dirname "$0")/scale.sh"
 base "0 100"
-call -m experiments.make_data black --dataset=$DATASET --attack=fgsm $ATTACK_FLAGS --output "$RUNS/made" --data_dir="$DATA_DIR" --cache_dir="$CACHE_DIR" ${FLAGS:-}
-study --prune_type lt reinit --arch_type=fc1 --dataset ${DATASET}_black ${DATASET}_black_cleantest --seed $BLACK_SEEDS $SCHEDULE \
-    --runs_dir="$RUNS/black" --data_dir="$RUNS/made"
-report --experiment=black "$RUNS/main/$DATASET-fc1-fgsm0-*" "$RUNS/main/$DATASET-fc1-fgsm1-*" "$RUNS/black/*"
+call -m experiments.make_data black --dataset=$DATASET --attack=fgsm $ATTACK_FLAGS \
+    --output "$RUNS/made" --data_dir="$DATA_DIR" --cache_dir="$CACHE_DIR" ${FLAGS:-}
+fc1 --prune_type lt reinit --dataset ${DATASET}_black ${DATASET}_black_cleantest \
+    --seed $BLACK_SEEDS --runs_dir="$RUNS/black" --data_dir="$RUNS/made"
+report --experiment=black "$RUNS/main/$DATASET-fc1-fgsm0-*" "$RUNS/main/$DATASET-fc1-fgsm1-*" \
+    "$RUNS/black/*"

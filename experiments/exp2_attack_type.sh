@@ -1,7 +1,10 @@
 #!/usr/bin/env bash
-# 2. Do attack types (FGSM, PGD, CW; noise is the control) differ in their effect? Half of the images are attacked.
+# 2. Do attack types (FGSM, PGD, CW; noise is the control) differ in their effect? Half of the
+# images are attacked.
 source "$(dirname "$0")/scale.sh"
 base "0 50"
-study --prune_type lt reinit --arch_type=fc1 --dataset=$DATASET --attack $ATTACKS --attack_rate=50 --seed $SEEDS $SCHEDULE $ATTACK_FLAGS --runs_dir="$RUNS/main"
-study --prune_type lt reinit --arch_type=fc1 --dataset=$DATASET $CW_FLAGS --attack_rate=50 --seed $SEEDS $SCHEDULE --runs_dir="$RUNS/cw"
-report --experiment=2 "$RUNS/main/$DATASET-fc1-fgsm0-*" "$RUNS/main/$DATASET-fc1-*0.5-*" "$RUNS/cw/*"
+fc1 --prune_type lt reinit --attack $ATTACKS --attack_rate=50 $ATTACK_FLAGS \
+    --runs_dir="$RUNS/main"
+fc1 --prune_type lt reinit $CW_FLAGS --attack_rate=50 --runs_dir="$RUNS/cw"
+report --experiment=2 "$RUNS/main/$DATASET-fc1-fgsm0-*" "$RUNS/main/$DATASET-fc1-*0.5-*" \
+    "$RUNS/cw/*"

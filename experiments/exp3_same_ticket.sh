@@ -3,13 +3,16 @@
 source "$(dirname "$0")/scale.sh"
 base "0 50"
 # the ceiling: the same data and theta_0, the batches in another order
-study --prune_type lt --arch_type=fc1 --dataset=$DATASET --attack=fgsm --attack_rate 0 50 --seed $SEEDS --order_seed=100 $SCHEDULE $ATTACK_FLAGS \
+fc1 --prune_type lt --attack=fgsm --attack_rate 0 50 --order_seed=100 $ATTACK_FLAGS \
     --runs_dir="$RUNS/order"
 clean="$DATASET-fc1-fgsm0-lt-s" attacked="$DATASET-fc1-fgsm0.5-lt-s"
-call tickets.py --a "$RUNS/main/$clean*" "$RUNS/order/$clean*" --b "$RUNS/main/$attacked*" "$RUNS/order/$attacked*" -o "$RUNS/tickets"
-# each ticket trained on the other's data, beside fresh weights under its masks and a random ticket of the same layer densities
+call tickets.py --a "$RUNS/main/$clean*" "$RUNS/order/$clean*" \
+    --b "$RUNS/main/$attacked*" "$RUNS/order/$attacked*" -o "$RUNS/tickets"
+# each ticket trained on the other's data, beside fresh weights under its masks and a random ticket
+# of the same layer densities
 for from_to in "$clean 50" "$attacked 0"; do
-    study --prune_type lt reinit shuffle --arch_type=fc1 --dataset=$DATASET --attack=fgsm --attack_rate=${from_to#* } \
-        --ticket="$RUNS/main/${from_to% *}{seed}-*" --seed $SEEDS $SCHEDULE $ATTACK_FLAGS --runs_dir="$RUNS/transfer"
+    fc1 --prune_type lt reinit shuffle --attack=fgsm --attack_rate=${from_to#* } $ATTACK_FLAGS \
+        --ticket="$RUNS/main/${from_to% *}{seed}-*" --runs_dir="$RUNS/transfer"
 done
-report --experiment=3 "$RUNS/main/$DATASET-fc1-fgsm0-*" "$RUNS/main/$DATASET-fc1-fgsm0.5-*" "$RUNS/transfer/*" --tickets "$RUNS/tickets"
+report --experiment=3 "$RUNS/main/$DATASET-fc1-fgsm0-*" "$RUNS/main/$DATASET-fc1-fgsm0.5-*" \
+    "$RUNS/transfer/*" --tickets "$RUNS/tickets"

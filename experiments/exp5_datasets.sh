@@ -7,6 +7,7 @@ if [ "$OTHER" = smoke_colour ]; then # made, not downloaded
     other_data=$RUNS/made
     call -m experiments.make_data colour -o "$other_data"
 fi
-study --prune_type lt reinit --arch_type=fc1 --dataset=$OTHER --attack=fgsm --attack_rate 0 50 --seed $SEEDS $OTHER_SCHEDULE $OTHER_FLAGS \
-    --runs_dir="$RUNS/data" --data_dir="$other_data"
-report --experiment=5 "$RUNS/main/$DATASET-fc1-fgsm0-*" "$RUNS/main/$DATASET-fc1-fgsm0.5-*" "$RUNS/data/*"
+fc1 --prune_type lt reinit --dataset=$OTHER --attack=fgsm --attack_rate 0 50 $OTHER_SCHEDULE \
+    $OTHER_FLAGS --runs_dir="$RUNS/data" --data_dir="$other_data"
+report --experiment=5 "$RUNS/main/$DATASET-fc1-fgsm0-*" "$RUNS/main/$DATASET-fc1-fgsm0.5-*" \
+    "$RUNS/data/*"

@@ -1,9 +1,12 @@
 """Data sets that the experiments make for themselves, as .npz files that main.py --data_dir finds.
 
-    python -m experiments.make_data colour -o made                      # smoke_colour.npz: tinted digits, 32x32x3
-    python -m experiments.make_data black --dataset=mnist -o made       # mnist_black.npz and mnist_black_cleantest.npz
+    python -m experiments.make_data colour -o made                 # smoke_colour.npz: tinted
+                                                                   # digits, 32x32x3
+    python -m experiments.make_data black --dataset=mnist -o made  # mnist_black.npz and
+                                                                   # mnist_black_cleantest.npz
 
-black takes main.py's flags of an attack, of --data_dir and of --cache_dir, whose attacked images it uses.
+black takes main.py's flags of an attack, of --data_dir and of --cache_dir, whose attacked images it
+uses.
 """
 
 import sys
@@ -12,19 +15,23 @@ from pathlib import Path
 
 import numpy as np
 
+import archs
 import data
-from commandline import OneLineParser, parse
-from utils import UserError, is_small, pick_device, set_threads, stream, write_atomic
+from store.files import write_atomic
+from study.request import parse
+from utils import OneLineParser, UserError, stream
 
 
 def tinted(images, seed):
-    """Gray uint8 (N, 1, 28, 28) -> colour uint8 (N, 32, 32, 3): a digit of one random tint on the dark of another, two pixels of margin.
+    """Gray uint8 (N, 1, 28, 28) -> colour uint8 (N, 32, 32, 3), two pixels of margin.
 
-    The tints, drawn from the stream (seed, "tints"), are independent of the labels, so that only the shape tells the class.
+    A digit of one random tint on the dark of another. The tints, drawn from the stream (seed,
+    "tints"), are independent of the labels, so that only the shape tells the class.
     """
     rng = np.random.default_rng(stream(seed, "tints"))
     ink = np.pad(images[:, 0], ((0, 0), (2, 2), (2, 2)))[..., None] / 255
-    front, back = rng.uniform(0.5, 1, (len(images), 1, 1, 3)), rng.uniform(0, 0.3, (len(images), 1, 1, 3))
+    shape = (len(images), 1, 1, 3)
+    front, back = rng.uniform(0.5, 1, shape), rng.uniform(0, 0.3, shape)
     return (255 * (ink * front + (1 - ink) * back)).round().astype(np.uint8)
 
 
@@ -32,48 +39,77 @@ def colour_digits(data_dir):
     """The arrays of smoke_colour.npz, made of the embedded digits."""
     digits = data.load("digits", data_dir)
     return {
-        "train_images": tinted(digits.train_images, 0), "train_labels": digits.train_labels,
-        "test_images": tinted(digits.test_images, 1), "test_labels": digits.test_labels,
-    }  # fmt: skip
+        "train_images": tinted(digits.train_images, 0),
+        "train_labels": digits.train_labels,
+        "test_images": tinted(digits.test_images, 1),
+        "test_labels": digits.test_labels,
+    }
 
 
 def blackened(floats):
-    """Floats in [0, 1], (N, C, H, W), cast to uint8 as they are, (N, H, W, C): the factor 255 is forgotten, and 1 is the brightest of 255."""
+    """Floats in [0, 1], (N, C, H, W), cast to uint8 as they are, (N, H, W, C).
+
+    The factor 255 is forgotten, and 1 is the brightest of 255.
+    """
     return floats.astype(np.uint8).transpose(0, 2, 3, 1)
 
 
 def black_sets(config):
-    """{suffix: arrays} of a data set whose attacked images were blackened: the training images, and the test images too or not."""
-    import pool
+    """{suffix: arrays} of a data set whose attacked images were blackened.
+
+    The training images, and the test images too or not.
+    """
+    from attacked.cache import attacked_set, surrogate
+    from attacked.levels import from_levels
+    from engine.machine import pick_device, set_threads
 
     if not config.surrogate:
-        raise UserError(f"--attack_mode={config.attack_mode}: black images come from a static attacked set")
+        what = f"--attack_mode={config.attack_mode}"
+        raise UserError(f"{what}: black images come from a static attacked set")
     dataset = data.load(config.dataset, config.data_dir)
-    set_threads(config.threads, small=is_small(config.surrogate))
-    model = pool.surrogate(config, dataset, pick_device(config.device, config.gpu))
+    small = archs.is_small(config.surrogate, dataset.in_shape, dataset.num_classes)
+    set_threads(config.threads, small)
+    model = surrogate(config, dataset, pick_device(config.device, config.gpu))
     images = {}
     for part in ("train", "test"):
         every = np.arange(len(getattr(dataset, f"{part}_labels")))
-        images[part] = blackened(pool.from_levels(pool.attacked_set(config, dataset, part, every, model).pixels, "cpu").numpy())
-    common = {"train_images": images["train"], "train_labels": dataset.train_labels, "test_labels": dataset.test_labels}
+        attacked = attacked_set(config, dataset, part, every, model)
+        images[part] = blackened(from_levels(attacked.pixels, "cpu").numpy())
+    common = {
+        "train_images": images["train"],
+        "train_labels": dataset.train_labels,
+        "test_labels": dataset.test_labels,
+    }
     clean = dataset.test_images.transpose(0, 2, 3, 1)
-    return {"black": common | {"test_images": images["test"]}, "black_cleantest": common | {"test_images": clean}}
+    return {
+        "black": common | {"test_images": images["test"]},
+        "black_cleantest": common | {"test_images": clean},
+    }
 
 
 def same(path, arrays):
     """Whether the .npz at `path` holds these arrays."""
     try:
         with np.load(path, allow_pickle=False) as file:
-            return set(file) == set(arrays) and all(np.array_equal(file[name], array) for name, array in arrays.items())
+            return set(file) == set(arrays) and all(
+                np.array_equal(file[name], array) for name, array in arrays.items()
+            )
     except (ValueError, EOFError, zipfile.BadZipFile):
         return False
 
 
 def main(argv=None):
     """Make the data set that the command line names; returns the exit code."""
-    parser = OneLineParser(prog="make_data.py", description=__doc__.splitlines()[0], allow_abbrev=False)
-    parser.add_argument("kind", choices=("colour", "black"), help="colour: tinted digits; black: attacked images cast to uint8 without the factor 255")
-    parser.add_argument("-o", "--output", required=True, metavar="FOLDER", help="where the .npz files go")
+    first_line = __doc__.splitlines()[0]
+    parser = OneLineParser(prog="make_data.py", description=first_line, allow_abbrev=False)
+    parser.add_argument(
+        "kind",
+        choices=("colour", "black"),
+        help="colour: tinted digits; black: attacked images cast to uint8 without the factor 255",
+    )
+    parser.add_argument(
+        "-o", "--output", required=True, metavar="FOLDER", help="where the .npz files go"
+    )
 
     def work(parsed):
         args, flags = parsed
@@ -83,12 +119,18 @@ def main(argv=None):
             sets = {"smoke_colour": colour_digits("data")}
         else:
             config = parse(["--attack=fgsm", *flags])[0]
-            sets = {f"{config.dataset}_{suffix}": arrays for suffix, arrays in black_sets(config).items()}
+            sets = {
+                f"{config.dataset}_{suffix}": arrays
+                for suffix, arrays in black_sets(config).items()
+            }
         for name, arrays in sets.items():
             path = Path(args.output) / f"{name}.npz"
             if path.exists() and not same(path, arrays):
-                raise UserError(f"{path} exists and holds other images: remove it, or name another folder")
-            write_atomic(path, lambda temporary, arrays=arrays: np.savez_compressed(temporary, **arrays))
+                right = "remove it, or name another folder"
+                raise UserError(f"{path} exists and holds other images: {right}")
+            write_atomic(
+                path, lambda temporary, arrays=arrays: np.savez_compressed(temporary, **arrays)
+            )
             print(path)
 
     return parser.run(argv, work, parser.parse_known_args)

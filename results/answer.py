@@ -13,14 +13,13 @@ from dataclasses import dataclass, field
 import pandas as pd
 
 from config import all_flags
-from results.stats import amount, compare, declared_round, describe, judge, ranges, share, summarise
+from results.stats import amount, compare, declared_round, describe, judge, summarise
 from results.table import CLEAN, attacked_columns, white_box
 from utils import UserError
 
 TRANSFER, WHITEBOX, OVER_DENSE = "transfer", "whitebox", "over_dense"  # columns made here
 FIRST, EVERY = "each minus the first", "each minus each later one"
 FREE = ("prune_type", "seed", "data_id", "ticket_seed")  # what the runs of any question may vary
-CSV = ["arm", "quantity", "round", "density_percent", "mean", "interval", "seeds"]
 
 
 @dataclass(frozen=True)
@@ -29,7 +28,6 @@ class Factor:
 
     of: str | Callable  # a flag's name, or a function of a run's flags (a dict)
     values: tuple = ()  # those that are compared, in order; empty: all that the runs have
-    optional: tuple = ()  # those of `values` that may be missing
     label: Callable = str  # a value in words; contrasts and figures know it by them
     key: Callable | None = None  # sorts the values; without, they stay in the runs' order
     ordered: bool = False  # they are numbers of a scale: sorted so, and so are their colours
@@ -47,14 +45,13 @@ class Contrast:
     of: str = CLEAN  # a column of the table, or another contrast: a difference of differences
     where: dict = field(default_factory=dict)  # factor -> its one value that counts
     answers: bool = False  # it is the answer (if none is, the first); the others are details
-    by_density: bool = False  # a detail says at how many densities it is off 0
 
 
 @dataclass(frozen=True)
 class Panel:
-    """A panel of the figure: a column or contrasts against the weights that remain."""
+    """A panel of the figure: a column or a contrast against the weights that remain."""
 
-    shows: str | tuple
+    shows: str
     title: str = ""
     facet: str = ""  # a factor: a panel for each of its values
     colour: str = ""  # a factor; default: the question's
@@ -68,11 +65,9 @@ class Question:
     factors: dict  # name -> Factor; an arm is a value of each
     contrasts: dict  # family -> Contrast
     panels: tuple
-    colour: str  # the factor that colours stand for
-    style: str = "prune_type"  # the factor that dashes stand for
+    colour: str  # the factor that colours stand for; dashes stand for prune types
     varies: tuple = ()  # flags that the runs may differ in, beside its factors'
     within: str = ""  # a factor whose values have flags and a declared density of their own
-    alike: tuple = ()  # flags that must be the same nevertheless
     one_rate: bool = False  # attack rate 0 and one other are needed
     notes: Callable = lambda study: []  # more details
     extra: Callable = lambda study, args: ("", {}, pd.DataFrame())  # opening, comparisons, lines
@@ -96,30 +91,29 @@ class Study:
         self._check_arms()
         blocks = self.table.groupby("block", sort=False)
         self.at = {block: _declared(rows) for block, rows in blocks}
-        self.density = 100 * self.table.groupby(["block", "round"]).density.mean()
+        densities = self.table.groupby(["block", "round"]).density.mean()
+        self.density = (100 * densities).rename("density_percent")
         here = self.table["round"] == self.table.block.map(self.at)
         self.declared = self.table[here].assign(round=0)
-        self.families = {family: self._compare(family) for family in question.contrasts}
-        shown = [CLEAN, *(what for panel in question.panels for what in as_tuple(panel.shows))]
-        known = [what for what in shown if what in question.contrasts or what in self.table]
-        lines = [self._line(what) for what in dict.fromkeys(known)]
+        families = {family: self._compare(family) for family in question.contrasts}
+        known = {*question.contrasts, *self.table}
+        shown = dict.fromkeys([CLEAN, *(panel.shows for panel in question.panels)])
+        lines = [self._line(what) for what in shown if what in known]
         self.opening, more, own_lines = question.extra(self, args)
-        self.families = more | self.families
+        self.families = more | families
         self.lines = pd.concat([own_lines, *lines], ignore_index=True)
 
     def _with_factor(self, table, name, factor):
         """The table with a column of the factor's words, without runs that are not compared."""
         of = factor.of if callable(factor.of) else lambda flags: flags[factor.of]
         values = pd.Series([of(flags) for flags in table.to_dict("records")], table.index, object)
-        here = list(dict.fromkeys(values))
-        key = float if factor.ordered else factor.key
-        wanted = factor.values or (sorted(here, key=key) if key else here)
-        kept = values.isin(list(wanted))
+        here, key = values.unique(), float if factor.ordered else factor.key
+        wanted = list(factor.values or (sorted(here, key=key) if key else here))
+        kept = values.isin(wanted)
         if not kept.all():
             left = table[~kept].folder.nunique()
             print(f"note: {left} runs of another {name} than {', '.join(wanted)} are left out")
-        known = [v for v in wanted if v in here or v not in factor.optional]
-        self.words[name] = [factor.label(value) for value in known]
+        self.words[name] = [factor.label(value) for value in wanted]
         return table[kept].assign(**{name: values[kept].map(factor.label)})
 
     def _check_shared(self):
@@ -127,17 +121,17 @@ class Study:
         free = {*FREE, *self.question.varies, *(f.of for f in self.question.factors.values())}
         names = [flag.name for flag in all_flags() if flag.result and flag.name not in free]
         runs = self.table.drop_duplicates("folder")
-        checks = [(name, rows) for _, rows in runs.groupby("block") for name in names]
-        for name, rows in [*checks, *((name, runs) for name in self.question.alike)]:
+        checks = [(name, runs) for name in ("dataset", "arch_type") if name in names]
+        checks += [(name, rows) for _, rows in runs.groupby("block") for name in names]
+        for name, rows in checks:
             values = rows[name].map(lambda value: "None" if value != value else str(value))
             if name == "order_seed":  # an order that only follows the seed is no flag of its own
                 values = values.where(rows.order_seed != rows.seed, "None")
             odd = values != values.iloc[0]
             if odd.any():
-                places = (values.index[0], odd.idxmax())
-                pair = ", ".join(f"{values[n]} in {rows.folder[n]}" for n in places)
+                pair = [f"{values[n]} in {rows.folder[n]}" for n in (values.index[0], odd.idxmax())]
                 what = f"these runs differ in --{name}, which this experiment does not compare"
-                raise UserError(f"{what}: {pair}")
+                raise UserError(f"{what}: {', '.join(pair)}")
 
     def _check_arms(self):
         """UserError for an arm that is missing, or has two runs of one seed."""
@@ -160,8 +154,7 @@ class Study:
     def values(self, what, rows):
         """A column's or contrast's value of every arm, round and seed of these rows, a Series.
 
-        Its index has the factors that are left, "round" and "seed". UserError where two arms share
-        no seed.
+        Its index has the factors that are left, "round" and "seed".
         """
         contrast = self.question.contrasts.get(what)
         if contrast is None:
@@ -175,9 +168,6 @@ class Study:
         for name, one, other in self._pairs(contrast, values):
             high, low = (values.xs(word, level=contrast.along) for word in (one, other))
             parts[name] = (high - low).dropna()
-            if rows is self.table and (arms_of(high) & arms_of(low)) - arms_of(parts[name]):
-                pair = f"runs of {one} and of {other} ({what})"
-                raise UserError(f"{pair} share no --seed: comparisons are paired by seed")
         if not parts:
             return values.iloc[:0]
         return parts[""] if "" in parts else pd.concat(parts, names=[contrast.along])
@@ -195,46 +185,43 @@ class Study:
         return [(other, one, other) for one, other in contrast.pairs]
 
     def _tidy(self, values):
-        """Values as a table, its arms in the factors' order, with `arm` in words."""
+        """Values as a table with `arm` in words, in the factors' order, and its factors."""
         rows = values.rename("value").reset_index()
         names = [name for name in self.words if name in rows]
         order = [word for words in self.words.values() for word in words]
-        place = {word: number for number, word in enumerate(order)}
-        # one − other is where its one is
-        rows = rows.sort_values(
-            [*names, "round", "seed"],
-            key=lambda column: column.map(lambda v: place.get(str(v).split(" − ")[0], v)),
-        )
-        return rows, names
+
+        def place(column):  # one − other is where its one is
+            own = column.name in names
+            return column.map(lambda word: order.index(word.split(" − ")[0])) if own else column
+
+        rows = rows.sort_values([*names, "round", "seed"], key=place)
+        return rows.assign(arm=_in_words(rows, names)), names
 
     def _compare(self, family):
         """The judged comparisons of a contrast at the declared density, a list of dicts."""
-        declared = self.values(family, self.declared)
-        lost = arms_of(self.values(family, self.table)) - arms_of(declared)
-        if lost:
-            arm = ", ".join(as_tuple(min(lost)))
-            late = f"have a common seed at round {max(self.at.values())}, which the answer is of"
-            raise UserError(f"{family}: no finished runs of {arm or 'its arms'} {late}")
-        rows, names = self._tidy(declared)
-        arms = rows.groupby(_arms(rows, names), sort=False)["value"]
-        return judge([compare(arm, values) for arm, values in arms])
+        rows, _ = self._tidy(self.values(family, self.declared))
+        whole = self.table[self.table["round"] == 0].drop_duplicates([*self.words])
+        expected, _ = self._tidy(self.values(family, whole.assign(seed=0)))
+        for arm in set(expected.arm) - set(rows.arm):
+            at = f"at round {max(self.at.values())}, which the answer is of"
+            raise UserError(f"{family}: finished runs of {arm or 'its arms'} share no --seed {at}")
+        arms = rows.groupby("arm", sort=False)["value"]
+        return judge([compare(arm, values.to_numpy()) for arm, values in arms])
 
     def _line(self, what):
         """Mean and interval of a column or contrast, a row an arm and round."""
         rows, names = self._tidy(self.values(what, self.table))
-        groups = rows.groupby([*names, "round"], sort=False)["value"]
-        frame = summarise(groups).reset_index()
-        within = self.question.within
+        groups = rows.groupby(["arm", *names, "round"], sort=False)["value"]
+        frame, within = summarise(groups).reset_index(), self.question.within
         frame["block"] = frame[within] if within else ""
-        keys = frame.set_index(["block", "round"]).index
-        frame["density_percent"] = self.density.reindex(keys).to_numpy()
+        frame["head"] = _in_words(frame, [name for name in names if name != within])
         column, is_contrast = self.root(what)
-        head = _arms(frame, [name for name in names if name != within])
-        arm = _arms(frame, names)
         if is_contrast:
-            head, arm = (what + words.map(lambda w: w and f", {w}") for words in (head, arm))
+            for name in ("arm", "head"):
+                frame[name] = [f"{what}, {arm}" if arm else what for arm in frame[name]]
         quantity = f"difference of {column}" if is_contrast else column
-        return frame.assign(shows=what, quantity=quantity, arm=arm, head=head)
+        frame = frame.join(self.density, on=["block", "round"])
+        return frame.assign(shows=what, quantity=quantity)
 
     def root(self, what):
         """(the column of rounds.csv that a column or contrast is of, whether it is a contrast)."""
@@ -253,62 +240,53 @@ class Study:
 
     def where(self):
         """How a sentence names the declared density."""
-        shares = {block: share(self.density[block, number]) for block, number in self.at.items()}
-        if len(set(shares.values())) == 1:
-            return f"at {next(iter(shares.values()))} of the weights"
-        return f"at the declared density ({', '.join(f'{b} {s}' for b, s in shares.items())})"
-
-    def _sentence(self, family, contrast):
-        rows = self.families[family]
-        found = describe(rows, contrast.above, contrast.below)
-        return f"{family}: {found or 'only one is given, so there is nothing to compare it with'}"
+        shares = [f"{self.density[place]:.3g} %" for place in self.at.items()]
+        return f"At {' and '.join(dict.fromkeys(shares))} of the weights"
 
     def answer(self):
-        """What report.py saves: answer, details, comparisons, lines, table, density_percent."""
-        contrasts, late = self.question.contrasts, self.unfinished()
+        """What is found: answer, details, comparisons, table, density_percent."""
+        contrasts = self.question.contrasts
         first = [f for f, c in contrasts.items() if c.answers] or list(contrasts)[:1]
-        answers = [self._sentence(f, contrasts[f]) for f in first]
-        details = [self._sentence(f, c) for f, c in contrasts.items() if f not in first]
-        wanted = [family for family, contrast in contrasts.items() if contrast.by_density]
-        by_arm = self.lines[self.lines.shows.isin(wanted)].groupby("arm", sort=False)
-        details += [f"{arm}, densities one by one: {ranges(line)}" for arm, line in by_arm]
-        details += self.question.notes(self)
-        if late:
+        said = {}
+        for family, contrast in contrasts.items():
+            words = describe(self.families[family], contrast.above, contrast.below)
+            said[family] = f"{family}: {words or 'there is nothing to compare it with'}."
+        answers = [said.pop(family) for family in first]
+        where = f"{self.where()}, in points of clean test accuracy:"
+        details = [*said.values(), *self.question.notes(self)]
+        if late := self.unfinished():
             count = self.table.folder.nunique()
-            what = f"{late} of the {count} runs are unfinished: a round has those that reached it"
-            details.append(f"{what}, and the answer can change")
+            details.append(f"{late} of the {count} runs are unfinished: the answer can change.")
         density = {block: round(float(self.density[block, at]), 6) for block, at in self.at.items()}
-        opening = f"{self.where()}, in points of clean test accuracy: {'. '.join(answers)}"
+        families = self.families.items()
         return {
-            "answer": sentence(f"{self.opening} {sentence(opening)}".strip()),
-            "details": [sentence(text) for text in details],
-            "comparisons": [
-                {"family": family, **row} for family, rows in self.families.items() for row in rows
-            ],
-            "lines": self.lines[CSV].round(4),
+            "answer": " ".join([self.opening, where, *answers]).strip(),
+            "details": details,
+            "comparisons": [{"family": name} | row for name, rows in families for row in rows],
             "table": self._compact(),
             "density_percent": density if self.question.within else density[""],
         }
 
     def _compact(self):
         """The table of the page: a row a density (and value of `within`), a column an arm."""
-        shown = ["Jaccard", CLEAN, *self.question.contrasts]
-        lines = self.lines[self.lines.shows.isin(shown)]
+        shown = self.lines.shows.isin(["Jaccard", CLEAN, *self.question.contrasts])
+        lines = self.lines[shown & self.lines.block.isin(list(self.at))]
         signs = lines.quantity.str.startswith("difference")
-        cells = map(amount, lines["mean"], lines.interval, signs)
-        wide = lines.assign(cell=list(cells)).pivot(
+        cells = list(map(amount, lines["mean"], lines.interval, signs))
+        wide = lines.assign(cell=cells).pivot(
             index=["block", "round"], columns="head", values="cell"
         )
-        heads, rows, marked = list(dict.fromkeys(lines["head"])), [], []
-        for block, at in self.at.items():
-            count = self.density[block].index.max() + 1  # some nine of them, evenly
-            for number in sorted({*range(0, count, -(-count // 7)), at, count - 1}):
-                marked += [len(rows)] if number == at else []
-                weights = share(self.density[block, number])
-                cells = wide.loc[block, number][heads].fillna("")
-                rows.append([*([block] if block else []), weights, *cells])
-        within = [""] if self.question.within else []
-        return {"head": [*within, "weights left", *heads], "rows": rows, "marked": marked}
+        wide = wide[lines["head"].unique()].fillna("")
+        rows = [
+            [place[0], f"{self.density[place]:.3g} %", *cells]
+            for place, *cells in wide.itertuples(name=None)
+        ]
+        marked = [n for n, (block, number) in enumerate(wide.index) if number == self.at[block]]
+        head, start = (
+            [self.question.within, "weights left", *wide],
+            0 if self.question.within else 1,
+        )
+        return {"head": head[start:], "rows": [row[start:] for row in rows], "marked": marked}
 
 
 def with_columns(table, whitebox):
@@ -334,25 +312,6 @@ def _declared(rows):
     return declared_round(densities, run.prune_iterations, run.prune_percent)
 
 
-def _arms(rows, names):
-    """The arm of each row in words, a Series."""
-    words = [", ".join(arm) for arm in zip(*(rows[name] for name in names), strict=True)]
-    return pd.Series(words if names else "", rows.index, object, "arm")
-
-
-def arms_of(values):
-    """The arms that a Series of values by arm, round and seed has, a set."""
-    if values.index.nlevels == 2:
-        return {""} if len(values) else set()
-    return set(values.index.droplevel(["round", "seed"]))
-
-
-def as_tuple(value):
-    """A name as a tuple of one."""
-    return value if isinstance(value, tuple) else (value,)
-
-
-def sentence(text):
-    """The text with a full stop and a capital, but for lt, which is a name."""
-    head = text[:1] if text.startswith("lt ") else text[:1].upper()
-    return head + text[1:] + ("" if text.endswith(".") else ".")
+def _in_words(rows, names):
+    """The arm of each row in words, a list."""
+    return [", ".join(words) for words in rows[names].to_numpy()]

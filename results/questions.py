@@ -5,12 +5,11 @@ A question of one's own is one more entry of QUESTIONS: see CONTRIBUTING.md.
 
 from pathlib import Path
 
-import numpy as np
 import pandas as pd
 
 from attacks import ATTACKS, PARAMETERS
 from results.answer import EVERY, OVER_DENSE, TRANSFER, WHITEBOX, Contrast, Factor, Panel, Question
-from results.stats import ALPHA, amount, interval_p, judge
+from results.stats import amount, interval_p, judge
 from results.table import CLEAN, EARLY
 from store.files import read_csv
 from utils import Registry, UserError
@@ -26,12 +25,8 @@ def images_of(rate):
 KIND = Factor("prune_type", ("lt", "reinit"))
 RATE = Factor("mix_ratio", label=images_of, ordered=True)
 LT, BOTH = {"prune_type": "lt"}, ("lt", "reinit")
-WINS = ("tickets (lt) beat fresh weights under the same masks (reinit)", "reinit beats lt")
-LEAD = Contrast(*WINS, "prune_type", BOTH)
-ANSWER = Contrast(*WINS, "prune_type", BOTH, answers=True)
-DIFFERENCE = Panel("lt - reinit", "lt − reinit, clean test images")
-
-# 1: the attack rate ----------------------------------------------------------------------------
+WINS = ("tickets (lt) beat reinit", "reinit beats tickets (lt)")
+LEAD = Contrast(*WINS, "prune_type", BOTH, answers=True)
 
 
 def leaking(study):
@@ -47,11 +42,9 @@ def leaking(study):
     if flags.attack_mode != "static" or ATTACKS[flags.attack][flags.norm].control:
         return []
     return [
-        "caution: trained on nothing but attacked images, tickets classify "
-        f"{amount(attacked[CLEAN].mean(), sign=False)} % of the clean test images and "
-        f"{amount(attacked[TRANSFER].mean(), sign=False)} % of the surrogate's attacked ones: a "
-        'fixed attack can give the label away in its perturbation ("label leaking", Kurakin et al. '
-        "2017), so that arm may learn another task; compare the rates below 100 %"
+        "Caution: tickets trained on attacked images only classify "
+        f"{amount(attacked[CLEAN].mean(), sign=False)} % of the clean test images: a fixed attack "
+        'can give the label away ("label leaking", Kurakin et al. 2017); compare rates below 100 %.'
     ]
 
 
@@ -60,18 +53,16 @@ QUESTIONS["1"] = Question(
     "result?",
     factors={"prune_type": KIND, "rate": RATE},
     contrasts={
-        "lt - reinit": Contrast(*WINS, "prune_type", BOTH, answers=True, by_density=True),
+        "lt - reinit": LEAD,
         "change of lt - reinit against the lowest rate": Contrast(
             "the lead is larger", "it is smaller", "rate", of="lt - reinit", answers=True
         ),
         "lt - dense": Contrast("the ticket is better", "worse", of=OVER_DENSE, where=LT),
     },
-    panels=(Panel(CLEAN), DIFFERENCE, Panel(TRANSFER), Panel(WHITEBOX), Panel(EARLY)),
+    panels=tuple(map(Panel, (CLEAN, "lt - reinit", TRANSFER, WHITEBOX, EARLY))),
     colour="rate",
     notes=leaking,
 )
-
-# 2: the type of attack -------------------------------------------------------------------------
 
 
 def attack_type(flags):
@@ -88,44 +79,32 @@ def attack_order(name):
     return list(ATTACKS).index(attack) if attack in ATTACKS else -1, name
 
 
-def cautions(study):
-    """What not to compare: white-box radii and surrogates that differ between arms."""
-    notes = []
-    if study.whitebox and study.table.epsilon.nunique() > 1:
-        radius = "the white-box attack has the radius of each arm's own --epsilon"
-        notes.append(f"{radius}: that panel compares only arms of one radius")
-    if any(" via " in word for word in study.words["type"]):
-        usual = f"“via” names the surrogate where it is not {study.table.usual_surrogate.iloc[0]}"
-        notes.append(f"{usual}: compare an attack with those against its own surrogate first")
-    return notes
+def radii(study):
+    """A caution where the white-box radii of the arms differ."""
+    what = "White-box attacks have each arm's own --epsilon: compare those of one radius."
+    return [what] if study.whitebox and study.table.epsilon.nunique() > 1 else []
 
 
 QUESTIONS["2"] = Question(
     "Do attack types (FGSM, PGD, CW; noise is the control) differ in their effect?",
     factors={"prune_type": KIND, "type": Factor(attack_type, key=attack_order)},
     contrasts={
-        "lt - reinit": LEAD,
-        "lt - reinit, attacked - clean": Contrast("larger", "smaller", "type", of="lt - reinit"),
         "lt - reinit, one attack - another": Contrast(
             "larger", "smaller", "type", EVERY, "lt - reinit, attacked - clean", answers=True
         ),
+        "lt - reinit": LEAD,
+        "lt - reinit, attacked - clean": Contrast("larger", "smaller", "type", of="lt - reinit"),
         "attacked - clean": Contrast("higher", "lower", "type", where=LT),
         "attacked - clean, one attack - another": Contrast(
             "higher", "lower", "type", EVERY, "attacked - clean"
         ),
     },
-    panels=(
-        Panel(CLEAN),
-        DIFFERENCE,
-        *(Panel(what) for what in ("attacked - clean", TRANSFER, WHITEBOX)),
-    ),
+    panels=tuple(map(Panel, (CLEAN, "lt - reinit", "attacked - clean", TRANSFER, WHITEBOX))),
     colour="type",
     varies=("attack", "mix_ratio", "norm", "surrogate", "surrogate_epochs", *PARAMETERS),
     one_rate=True,
-    notes=cautions,
+    notes=radii,
 )
-
-# 3: the same ticket? ---------------------------------------------------------------------------
 
 OWN, OTHER, RANDOM = "own ticket", "other data's ticket", "random ticket"
 FRESH, REINIT = "other's masks, fresh weights", "own masks, fresh weights"
@@ -136,6 +115,11 @@ OVERLAPS = {
     "chance": "chance",
     "difference": "ceiling − clean and attacked",
 }
+SAME_TICKET = {
+    "above": "the tickets are not the same, less alike than two of the same data in another order",
+    "below": "the tickets are more alike than two of the same data in another order",
+    "same": "the tickets are not distinguishable from two of the same data in another order",
+}
 
 
 def ticket(flags):
@@ -145,7 +129,11 @@ def ticket(flags):
 
 
 def overlap(study, args):
-    """How alike the masks of the two data sets are, from the groups.csv that tickets.py wrote."""
+    """How alike the masks of the two data sets are, from the groups.csv that tickets.py wrote.
+
+    (what it says at the declared density, its comparison, its lines); UserError for a file that is
+    missing, damaged or of other runs.
+    """
     if not getattr(args, "tickets", None):
         wrote = "the folder that tickets.py --a ... --b ... -o FOLDER wrote"
         raise UserError(f"experiment 3 needs --tickets: {wrote}")
@@ -163,12 +151,19 @@ def overlap(study, args):
         what = f"does not have round {at} at {density:.3g} % of the weights"
         raise UserError(f"{path} {what}: it is of other runs")
     mean, half, count = here.loc["difference", ["mean", "interval", "seeds"]]
-    row = {"label": "same data in another order − clean and attacked data", "difference": mean}
-    row |= {"interval": half, "n": int(count), "p": interval_p(mean, half, count)}
     p, smallest = p_values.loc[at]
-    row |= {"permutation_p": p, "smallest_permutation_p": smallest, "unit": "Jaccard"}
-    judged = judge([row | {"ties": half == 0}])
-    return f"{study.where()}: {overlap_words(here, judged[0])}.", {"overlap": judged}, lines
+    row = {"label": OVERLAPS["difference"], "difference": mean, "interval": half, "n": int(count)}
+    row |= {"p": interval_p(mean, half, count), "permutation_p": p}
+    (judged,) = judge([row | {"smallest_permutation_p": smallest, "unit": "Jaccard"}])
+    verdict = SAME_TICKET.get(judged["verdict"], "no verdict on the tickets")
+    text = {
+        name: amount(line["mean"], line.interval, name == "difference", 3)
+        for name, line in here.iterrows()
+    }
+    numbers = f"{text['between']}, in another order {text['within']}, by chance {text['chance']}"
+    gap = f"difference {text['difference']}, permutation p = {p:.2g}"
+    words = f"{study.where()}: {verdict} (Jaccard index {numbers}; {gap})."
+    return words, {"overlap": [judged]}, lines
 
 
 def _overlap_line(groups, name):
@@ -186,32 +181,6 @@ def _overlap_line(groups, name):
     )
 
 
-def overlap_words(here, judged):
-    """What the overlap says at the declared density, and the numbers beside it."""
-    two = "two of the same data in another order"
-    found = {
-        "above": "the tickets are not the same: those of clean and attacked data are less alike "
-        f"than {two}",
-        "below": f"the tickets of clean and attacked data are more alike than {two}",
-        "same": f"tickets of clean and attacked data are not distinguishable from {two}",
-    }
-    unknown = "one seed or no ceiling (runs in another order), so no verdict on the tickets"
-    text = {
-        name: amount(row["mean"], row.interval or np.nan, name == "difference", 3)
-        for name, row in here.iterrows()
-    }
-    p, smallest = judged["permutation_p"], judged["smallest_permutation_p"]
-    test = "" if np.isnan(p) else f", permutation p = {p:.2g}"
-    test += f" where no less than {smallest:.2g} is possible" if smallest > ALPHA else ""
-    ceiling = f", in another order {text['within']}, difference {text['difference']}{test}"
-    ceiling = "" if np.isnan(judged["difference"]) else ceiling
-    chance = (
-        f"{text['theta0']} given the size of the initial weights and {text['chance']} by chance"
-    )
-    words = f"(Jaccard index {text['between']}{ceiling}; independent masks would have {chance})"
-    return f"{found.get(judged['verdict'], unknown)} {words}"
-
-
 QUESTIONS["3"] = Question(
     "Are the tickets of the original and the attacked data the same? If not, by how much?",
     factors={"ticket": Factor(ticket, (OWN, OTHER, RANDOM, FRESH, REINIT)), "rate": RATE},
@@ -226,9 +195,9 @@ QUESTIONS["3"] = Question(
         "lt - reinit": Contrast(*WINS, "ticket", (OWN, REINIT)),
     },
     panels=(
-        Panel("Jaccard", "overlap of the masks", colour="arm"),
-        Panel(CLEAN, "clean test images", "rate"),
-        Panel(("other ticket - own ticket", "other ticket - controls"), "other − another", "rate"),
+        Panel("Jaccard", colour="arm"),
+        Panel(CLEAN, facet="rate"),
+        Panel("other ticket - own ticket", colour="rate"),
     ),
     colour="ticket",
     varies=("ticket_arm",),
@@ -236,73 +205,58 @@ QUESTIONS["3"] = Question(
     extra=overlap,
 )
 
-# 4 and 5: networks and data sets ---------------------------------------------------------------
 
-
-def conditions(title, flag, contrasts, **how):
+def conditions(title, flag, **more):
     """Clean and attacked data for each value of a flag, each at a declared density of its own."""
     return Question(
         title,
         factors={flag: Factor(flag), "rate": RATE, "prune_type": KIND},
         contrasts={
-            "lt - reinit": ANSWER,
+            "lt - reinit": LEAD,
             "lt - reinit, attacked - clean": Contrast(
                 "attacked images make the lead larger", "smaller", "rate", of="lt - reinit"
             ),
-            **contrasts,
-        },
-        panels=(Panel(CLEAN, facet=flag), Panel("lt - reinit", "lt − reinit", flag)),
+        }
+        | more,
+        panels=(Panel(CLEAN, facet=flag), Panel("lt - reinit", facet=flag)),
         colour="rate",
         within=flag,
         one_rate=True,
-        **how,
     )
 
 
 QUESTIONS["4"] = conditions(
     "Are architectures affected differently?",
     "arch_type",
-    {
+    **{
         "lt - reinit, attacked - clean, one architecture - another": Contrast(
             "affected more", "affected less", "arch_type", EVERY, "lt - reinit, attacked - clean"
         )
     },
-    alike=("dataset",),
 )
-APART = "seeds do not pair across data sets, so the sizes are not tested against each other"
-QUESTIONS["5"] = conditions(
-    "Do other data sets show the same?",
-    "dataset",
-    {},
-    alike=("arch_type",),
-    notes=lambda _: [APART],
-)
+# seeds do not pair across data sets, so these are not tested against each other
+QUESTIONS["5"] = conditions("Do other data sets show the same?", "dataset")
 
-# 6: the schedule -------------------------------------------------------------------------------
-
-WORDS = {"oneshot": "one-shot", "iterative": "iterative"}
-ONE_SHOT = ("schedule", ("one-shot", "iterative"))
+SCHEDULES = {"oneshot": "one-shot", "iterative": "iterative"}
 QUESTIONS["6"] = Question(
     "How does one-shot pruning compare with iterative pruning?",
     factors={
-        "schedule": Factor("prune_schedule", tuple(WORDS), label=WORDS.get),
+        "schedule": Factor("prune_schedule", tuple(SCHEDULES), SCHEDULES.get),
         "prune_type": KIND,
         "rate": RATE,
     },
     contrasts={
         "one-shot - iterative": Contrast(
-            "one-shot is better", "it is worse", *ONE_SHOT, answers=True, by_density=True
+            "one-shot is better", "it is worse", "schedule", ("one-shot", "iterative"), answers=True
         ),
         "lt - reinit": LEAD,
         "early stop, one-shot - iterative (iterations)": Contrast(
-            "later", "earlier", *ONE_SHOT, of=EARLY, where=LT
+            "later", "earlier", "schedule", ("one-shot", "iterative"), of=EARLY, where=LT
         ),
     },
     panels=tuple(Panel(what, facet="rate") for what in (CLEAN, "one-shot - iterative", EARLY)),
     colour="schedule",
 )
-
-# Appendix: black images ------------------------------------------------------------------------
 
 BLACK = (
     "trained and tested on black images",
@@ -321,18 +275,15 @@ def black_kind(flags):
 
 QUESTIONS["black"] = Question(
     "Appendix: what the predecessor's black images would have shown",
-    factors={"images": Factor(black_kind, BLACK, optional=BLACK[2:]), "prune_type": KIND},
-    contrasts={"lt - reinit": ANSWER},
-    panels=(Panel(CLEAN), DIFFERENCE),
+    factors={"images": Factor(black_kind, BLACK), "prune_type": KIND},
+    contrasts={"lt - reinit": LEAD},
+    panels=(Panel(CLEAN), Panel("lt - reinit")),
     colour="images",
+    varies=("dataset",),
     within="images",
     notes=lambda study: [
-        "black images: attacked pixels in [0, 1] cast to whole numbers without the factor 255, so "
-        "each is 0 or 1 of 255; that keeps only the pixels that the attack drove to full white",
-        "each network here first normalises by the mean and spread of its own training images: "
-        "black images regain their contrast, and clean test images come out hundreds of times too "
-        "large for a network that was trained on black ones",
-        "the first two arms score well or badly for what the defect left in the images, and say "
-        "nothing about attacked images",
+        "Black images: attacked pixels in [0, 1] cast to whole numbers without the factor 255 keep "
+        "only what the attack drove to full white; the first two arms say nothing about attacked "
+        "images."
     ],
 )

@@ -8,12 +8,13 @@ import math
 import os
 import shutil
 import tempfile
+from dataclasses import dataclass, field
 from pathlib import Path
 
+from config import RunConfig
 from store.checkpoint import Checkpoint, Progress, load_checkpoint, load_partial, save, total
 from store.files import (
     load_tensors,
-    misfit,
     read_csv,
     save_tensors,
     write_atomic,
@@ -225,22 +226,16 @@ class RunFolder:
             self.log.close()
         self.hold.release()
 
-    # Reading ------------------------------------------------------------------------------------
 
-    def network(self, number, model, kept=None):
-        """(weights, masks) of a round's trained network.
+@dataclass(eq=False)
+class Run:
+    """One run on its way: what it is, where it is kept, how far it has come."""
 
-        UserError unless they are of this model, and the masks leave `kept` weights.
-        """
-        import pruning
-
-        weights = load_tensors(self.weights(number))
-        wrong = misfit(weights, model.state_dict())
-        if wrong:
-            what = "is not of the run's network on this data set"
-            raise UserError(f"{self.weights(number)} {what}: {wrong}")
-        shapes = {name: tuple(mask.shape) for name, mask in pruning.ones(model).items()}
-        return weights, load_masks(self.masks(number), shapes, kept)
+    config: RunConfig
+    folder: RunFolder
+    progress: Progress = field(default_factory=Progress)
+    report: dict | None = None  # of its attacked images
+    label: str = ""  # before each of its lines, where several runs print
 
 
 def read_rounds(folder):

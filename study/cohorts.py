@@ -9,9 +9,8 @@ from attacks import ATTACKS
 from config import all_flags
 from data import describe
 from engine.machine import gpus
-from experiment import Run, train_cohort
 from store.checkpoint import Progress
-from store.runfolder import RunFolder
+from store.runfolder import Run, RunFolder
 from utils import UserError, one_line
 
 
@@ -131,6 +130,8 @@ def train_or_halve(runs, say):
     Returns (run, error) of those that it did not end.
     """
     import torch
+
+    from experiment import train_cohort
 
     try:
         return train_cohort(runs, say)

@@ -1,8 +1,8 @@
 """A study: its runs in cohorts, handed to the engine that --engine names.
 
-python main.py --prune_type lt reinit --seed 0 1 2 ...                   # a process a core, or a
-GPU python main.py --engine=ray --ray_address=auto --prune_type lt reinit ... # a Ray cluster
-python main.py --print_commands --prune_type lt reinit ... | parallel    # a command a run
+python main.py --prune_type lt reinit --seed 0 1 2 ...        # processes: one a core, or a GPU
+python main.py --engine=ray --ray_address=auto --seed 0 1 ... # a Ray cluster
+python main.py --print_commands --seed 0 1 2 ... | parallel   # a command a run
 """
 
 import sys

@@ -173,20 +173,24 @@ def parse_runs(argv=None):
         run = (config, command_line(flags | others), flags, idle)
         *_, before, idle_before = runs.setdefault(config.run_name, run)
         differing = {name for name in flags if flags[name] != before[name]}
-        if differing - idle - idle_before or (before is not flags and not differing):
+        if differing - idle - idle_before:
             what = f"two combinations of these flags are the same run, {config.run_name}"
             raise UserError(f"{what}: leave one out")
-    notes, same = [], len(combinations) - len(runs)
-    for name in [name for name in given if name not in used]:
-        what = f"--{name} has no effect on these runs: {_why_idle(name)}"
-        if name in PARAMETERS:
-            raise UserError(what)
-        notes.append(f"note: {what}")
-    if same:
+    notes = _notes_of_what_is_idle(given.keys() - used)
+    if len(runs) < len(combinations):
+        same = f"{len(combinations) - len(runs)} of the {len(combinations)} combinations"
         what = "differ in flags that have no effect on them only, and are one run each"
-        notes.append(f"note: {same} of the {len(combinations)} combinations {what}")
+        notes.append(f"note: {same} {what}")
     configs, commands, *_ = zip(*runs.values(), strict=True)
     return Request(list(configs), list(commands), notes, resume, **asked)
+
+
+def _notes_of_what_is_idle(names):
+    """A note for each flag that none of the runs uses; UserError for a parameter of an attack."""
+    notes = [f"--{name} has no effect on these runs: {_why_idle(name)}" for name in sorted(names)]
+    if names & PARAMETERS.keys():
+        raise UserError(next(note for note in notes if note[2:].split()[0] in PARAMETERS))
+    return [f"note: {note}" for note in notes]
 
 
 def parse(argv=None):

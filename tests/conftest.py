@@ -6,6 +6,7 @@ import os
 from pathlib import Path
 from types import SimpleNamespace
 
+import numpy as np
 import pytest
 import torch
 
@@ -69,3 +70,15 @@ def mnist():
     if not (Path(folder) / "MNIST" / "raw" / "train-images-idx3-ubyte").exists():
         pytest.skip(f"MNIST is not in {folder}; set LTH_DATA_DIR to where it is")
     return data.load("mnist", folder)
+
+
+@pytest.fixture(scope="session")
+def small_images(tmp_path_factory):
+    """A folder with small.npz: 100 training and 20 test images of 12x12 pixels, on which
+    convolutions take no time.
+    """
+    folder, draw = tmp_path_factory.mktemp("small"), np.random.default_rng(0)
+    images, labels = draw.integers(0, 256, (120, 12, 12), np.uint8), np.arange(120) % 4
+    parts = {"train_images": images[:100], "train_labels": labels[:100]}
+    np.savez(folder / "small.npz", **parts, test_images=images[100:], test_labels=labels[100:])
+    return folder

@@ -16,6 +16,7 @@ def build(name, shape, **keywords):
     return archs.build(name, shape, 10, ([0.3] * shape[0], [0.2] * shape[0]), **keywords)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("shape", SHAPES, ids=["28x28x1", "32x32x3"])
 @pytest.mark.parametrize("name", archs.ARCHS)
 def test_forward_and_backward(name, shape):
@@ -82,6 +83,7 @@ def test_normalisation_is_the_first_layer_and_the_same_for_every_image():
     assert torch.allclose(net(images), net.net((images - 0.3) / 0.2))
 
 
+@pytest.mark.slow
 def test_a_network_says_which_image_size_it_cannot_take():
     with pytest.raises(
         UserError, match=r"vgg16 \(--arch_type or --surrogate\) cannot take images of 1x6x6"

@@ -181,6 +181,7 @@ def test_more_epsilon_and_more_steps_never_help_the_network(target, batch):
     )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name, norm", KINDS)
 def test_an_attack_of_an_image_does_not_depend_on_its_batch(target, batch, name, norm):
     setting = small(name, norm)
@@ -200,6 +201,7 @@ def test_an_attack_of_an_image_does_not_depend_on_its_batch(target, batch, name,
         )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name, norm", KINDS)
 def test_networks_attacked_together_are_attacked_as_if_alone(target, digits, name, norm):
     import archs
@@ -316,6 +318,7 @@ def test_l2_pgd_is_at_or_below_foolboxs(target, batch):
     )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", MINIMAL)
 def test_attacks_of_least_distance_are_no_longer_than_foolboxs(target, batch, name):
     model = target[1]
@@ -443,6 +446,7 @@ cache.attacked_set(settings, digits, "test", numpy.arange(360), model)
 """
 
 
+@pytest.mark.slow
 def test_two_processes_that_want_the_same_set_make_it_once(tmp_path):
     flags = [
         "--dataset=digits_pgd_attack",

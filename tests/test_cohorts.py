@@ -12,6 +12,7 @@ from helpers import go, numbers
 from study.cohorts import cohorts, new_run
 from study.request import parse_runs
 
+pytestmark = pytest.mark.slow
 SMALL = ["--prune_iterations=2", "--end_iter=1", "--batch_size=200", "--surrogate=fc1"]
 SMALL += ["--surrogate_epochs=2", "--eval_examples=20"]
 # two values of each flag, and what else must be given for it to matter

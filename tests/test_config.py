@@ -131,6 +131,7 @@ def test_a_mistake_is_answered_in_one_line(says):
     assert says in str(error.value) and "\n" not in str(error.value)
 
 
+@pytest.mark.slow
 def test_help_lists_every_flag_and_needs_no_torch():
     code = "import main, sys; from study import request; "
     code += "print(request.make_parser().format_help()); assert 'torch' not in sys.modules"

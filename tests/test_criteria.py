@@ -180,7 +180,7 @@ def test_grasp_removes_first_what_raises_the_gradient_norm(temperature):
 
 
 def test_synflow_is_the_same_in_every_layer_and_equals_the_flow():
-    """Tanaka et al. 2020, theorem 2, for layers in a row, each a cut of the net; masks keep it so."""
+    """Tanaka et al. 2020, theorem 2, for layers in a row, each a cut of the net."""
     model = conv_chain()
     half = keep_highest(
         synflow_scores(model, (1, 8, 8), pruning.ones(model)), pruning.ones(model), 23000
@@ -213,6 +213,7 @@ def test_synflow_conserves_the_flow_of_our_networks_whatever_their_biases():
         assert sums == pytest.approx([sums[0]] * len(sums), rel=1e-10)
 
 
+@pytest.mark.slow
 def test_synflow_leaves_no_layer_empty_where_one_step_does():
     model, (images, _) = conv_chain(), batch()
     dense = pruning.ones(model)
@@ -225,12 +226,14 @@ def test_synflow_leaves_no_layer_empty_where_one_step_does():
     assert float(flat(synflow_scores(model, (1, 8, 8), masks)).sum()) > 0
 
 
+@pytest.mark.slow
 def test_synflow_of_a_deep_net_is_finite_beyond_float32():
     model = archs.build("densenet121", (1, 8, 8), 10, ([0.2], [0.3]))
     scores = flat(synflow_scores(model, (1, 8, 8), pruning.ones(model)))
     assert torch.isfinite(scores).all() and scores.max() > torch.finfo(torch.float).max
 
 
+@pytest.mark.slow
 def test_synflow_reads_neither_images_nor_normalisation():
     images, labels = batch()
     masks = prune_at_init("synflow", conv_chain(), images, None, 1000)
@@ -240,6 +243,7 @@ def test_synflow_reads_neither_images_nor_normalisation():
     assert all(torch.equal(masks[name], again[name]) for name in masks)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("scope", ["layer", "global"])
 def test_weights_pruned_along_synflows_schedule_stay_pruned(scope, monkeypatch):
     steps, original = [], pruning.keep_highest
@@ -299,6 +303,7 @@ def test_dropout_is_off_and_batch_norm_takes_the_statistics_of_the_batch(criteri
 AT_INIT = [name for name, entry in pruning.CRITERIA.items() if entry.of_theta0]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("criterion", AT_INIT)
 @pytest.mark.parametrize("arch", SMALL)
 def test_every_arch_keeps_exact_counts_twice_the_same_and_is_left_untouched(

@@ -74,6 +74,7 @@ def test_bad_input_is_one_line(folder, tmp_path, capsys):
     assert not list(tmp_path.glob("*/attacked_evaluation*"))
 
 
+@pytest.mark.slow
 def test_the_script_itself(folder):
     done = python("attacks.py", "evaluate", folder, "--attacks=fgsm", "--examples=40")
     assert done.returncode == 0 and "round 1" in done.stdout, done.stderr

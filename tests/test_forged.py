@@ -195,6 +195,7 @@ FORGED = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("case", FORGED)
 def test_forged_files_are_refused_in_one_line(case, runs, tmp_path, capsys):
     forge, readers = FORGED[case]
@@ -297,6 +298,7 @@ CACHED = {
 }
 
 
+@pytest.mark.slow
 def test_what_is_wrong_in_the_cache_is_made_again(tmp_path, capsys):
     flags = [
         "--attack=fgsm",
@@ -355,14 +357,17 @@ def test_two_evaluations_are_two_files(runs):
     assert len(list(runs[0].glob("attacked_evaluation-*.csv"))) == 3
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("streams", [">&- 2>&-", ">&-", "2>&-"])
 def test_closed_streams_do_not_matter(streams, tmp_path):
-    command = f"{sys.executable} {ROOT / 'main.py'} --runs_dir={tmp_path} --prune_iterations=1 --end_iter=1 {streams}"
+    flags = f"--runs_dir={tmp_path} --prune_iterations=1 --end_iter=1"
+    command = f"{sys.executable} {ROOT / 'main.py'} {flags} {streams}"
     assert subprocess.run(["bash", "-c", command], timeout=120).returncode == 0 and list(
         tmp_path.glob("*/DONE")
     )
 
 
+@pytest.mark.slow
 def test_a_stream_without_plus_minus_gets_a_question_mark(runs, tmp_path):
     command = [sys.executable, str(ROOT / "plots.py"), *map(str, runs), "-o", str(tmp_path / "out")]
     done = subprocess.run(

@@ -52,6 +52,7 @@ def test_print_commands_names_the_same_runs_one_each(capsys):
     assert [parse_runs(shlex.split(line)[2:]).configs[0].run_name for line in lines] == names
 
 
+@pytest.mark.slow
 def test_a_thousand_finished_runs_are_skipped_in_seconds(tmp_path, capsys):
     flags = [f"--runs_dir={tmp_path}", "--seed", *map(str, range(1000))]
     for config in parse_runs(flags).configs:
@@ -65,6 +66,7 @@ def test_a_thousand_finished_runs_are_skipped_in_seconds(tmp_path, capsys):
     assert out.count("done already") == 1000 and "runs: 1000 done" in out
 
 
+@pytest.mark.slow
 def test_one_bad_run_does_not_stop_the_study(tmp_path, capsys):
     flags = [
         f"--runs_dir={tmp_path}",

@@ -60,6 +60,7 @@ def test_the_same_flags_find_their_old_folders(old, capsys):
     assert [config.run_name for config in names] == ["squares-tiny-pgd0.5-lt-s0-aeec5bfe"]
 
 
+@pytest.mark.slow
 def test_plots_tickets_and_the_report_take_old_runs(old):
     assert plots.main(["runs/*fgsm*", "-o", "drawn"]) == 0
     rows = read_csv("drawn/squares-tiny-summary.csv")

@@ -71,6 +71,7 @@ def command_lines(draw):
     return words
 
 
+@pytest.mark.slow
 @settings(
     max_examples=500, deadline=None, suppress_health_check=list(HealthCheck), derandomize=True
 )
@@ -153,6 +154,7 @@ FILES = [
 ]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("seed", range(48))
 def test_a_damaged_run_goes_on_to_the_right_numbers_or_says_what_is_wrong(
     seed, unfinished, tmp_path, capsys
@@ -172,6 +174,7 @@ def test_a_damaged_run_goes_on_to_the_right_numbers_or_says_what_is_wrong(
         same(numbers(folder), expected)
 
 
+@pytest.mark.slow
 @settings(
     max_examples=150, deadline=None, suppress_health_check=list(HealthCheck), derandomize=True
 )
@@ -187,6 +190,7 @@ def test_readers_of_damaged_runs_say_what_is_wrong(seed, unfinished, tmp_path_fa
     shutil.rmtree(folder.parent)
 
 
+@pytest.mark.slow
 @settings(
     max_examples=100, deadline=None, suppress_health_check=list(HealthCheck), derandomize=True
 )
@@ -236,6 +240,7 @@ def test_an_array_that_would_not_fit_in_memory_is_refused_by_its_header(tmp_path
         data.load("bomb", str(tmp_path))
 
 
+@pytest.mark.slow
 def test_nothing_in_a_run_folder_is_unpickled(unfinished, tmp_path, capsys):
     run, _, flags = unfinished
     folder, told = tmp_path / "runs" / run.name, tmp_path / "told"
@@ -251,6 +256,7 @@ def test_nothing_in_a_run_folder_is_unpickled(unfinished, tmp_path, capsys):
     assert not told.exists() and "is damaged" in capsys.readouterr().err
 
 
+@pytest.mark.slow
 def test_a_run_that_goes_on_under_other_code_says_so(unfinished, tmp_path, capsys):
     run, expected, flags = unfinished
     folder = tmp_path / "runs" / run.name

@@ -94,7 +94,7 @@ def test_oneshot_prunes_the_dense_net_to_each_density(net):
 
 
 def test_rounds_of_pruning_keep_what_is_counted_beforehand(net):
-    """kept_in_round, by which criteria at initialisation prune, is the course of iterative pruning."""
+    """kept_in_round, by which criteria at theta_0 prune, is the course of iterative pruning."""
     flags = {"prune_percent": 35.0, "output_prune_percent": 20.0}
     for scope in ("layer", "global"):
         config = RunConfig.of(flags | {"prune_scope": scope})
@@ -115,6 +115,7 @@ def test_weights_that_are_not_finite_are_refused():
         )
 
 
+@pytest.mark.slow
 def test_biases_and_batch_norm_are_never_pruned():
     """Defect: batch-norm scales were pruned, so that tickets of ResNet and VGG meant something
     else.

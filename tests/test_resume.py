@@ -44,6 +44,7 @@ from store.runfolder import RunFolder
 from study.cohorts import Outcome, new_run
 from study.request import parse_runs
 
+pytestmark = pytest.mark.slow
 FLAGS = ["--prune_iterations=3", "--end_iter=3", "--prune_percent=60", "--workers=1"]
 CASES = {
     "adam": [],
@@ -473,7 +474,8 @@ def test_a_disk_that_is_full_keeps_no_lock(tmp_path, monkeypatch, capsys):
     (folder,) = tmp_path.iterdir()
     assert (
         capsys.readouterr().err
-        == f"main.py: error: {folder / 'partial.pt'}: No space left on device; mend that, and the same command goes on\n"
+        == f"main.py: error: {folder / 'partial.pt'}: No space left on device; "
+        "mend that, and the same command goes on\n"
     )
     assert not (folder / "holder.json").exists() and go(tmp_path) == 0
 

@@ -120,6 +120,7 @@ def test_where_nothing_can_vary_there_is_no_z():
     assert row["jaccard"] == 0 and row["density_b"] == 0
 
 
+@pytest.mark.slow
 def test_random_masks_are_within_three_standard_deviations():
     rng = np.random.default_rng(4)
     n = 2000
@@ -466,6 +467,7 @@ def test_groups(runs, tmp_path, capsys):
     assert (tmp_path / "groups.png").exists() and (tmp_path / "first_layer.pdf").exists()
 
 
+@pytest.mark.slow
 def test_groups_without_another_order_or_another_theta0(runs, tmp_path, capsys):
     assert (
         tickets.main(["--a", f"{runs}/clean-*o0", "--b", f"{runs}/fgsm-*o0", "-o", str(tmp_path)])
@@ -646,6 +648,7 @@ def test_bad_input_is_one_line(runs, tmp_path, capsys):
         check_refused(flags, says, tmp_path, capsys)
 
 
+@pytest.mark.slow
 def test_the_script_itself(runs):
     done = python("tickets.py", "--help")
     assert done.returncode == 0 and "examples:" in done.stdout and "--function" in done.stdout

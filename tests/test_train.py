@@ -257,6 +257,7 @@ def test_online_mode_attacks_the_present_net():
     assert torch.allclose(second[:5], (images[:5] + 0.1 * x.grad.sign()).clamp(0, 1), atol=1e-6)
 
 
+@pytest.mark.slow
 def test_online_training_makes_the_net_robust():
     torch.manual_seed(0)
     images = torch.rand(400, 1, 8, 8) * 0.2
@@ -367,6 +368,7 @@ def test_dropout_nets_repeat_and_refuse_to_share():
         Cohort(net, begin * 2, masks * 2, CPU)
 
 
+@pytest.mark.slow
 def test_real_networks_train_as_cohorts():
     for name in ("fc1", "resnet20"):
         net = archs.build(name, (1, 28, 28), 3, ([0.5], [0.3]))
@@ -387,6 +389,7 @@ def test_real_networks_train_as_cohorts():
                 )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("shape", [(1, 28, 28), (3, 32, 32)], ids=["28x28x1", "32x32x3"])
 @pytest.mark.parametrize("name", archs.ARCHS)
 def test_every_network_takes_a_training_step(name, shape):
