@@ -452,8 +452,8 @@ class Bars:
         shown = ", ".join(f"{name.removesuffix('_accuracy')} {row[name]:.2f} %" for name in names)
         rounds = f"round {row['round']} of {run.config.prune_iterations - 1}"
         seconds = f"({row['seconds']:.1f} s)"
-        tqdm.write(f"{run.label}{rounds}: density {row['density']:.4f}, {shown} {seconds}")
-        tqdm.write(pruning.table(masks))
+        line = f"{run.label}{rounds}: density {row['density']:.4f}, {shown} {seconds}"
+        tqdm.write(f"{line}\n{pruning.table(masks)}")
         empty = [name for name, mask in masks.items() if not mask.any()]
         if empty:
             what = "the network's output no longer depends on its input"

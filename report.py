@@ -9,12 +9,9 @@ the folder holds. results/questions.py declares the questions, results/answer.py
 
 import argparse
 import json
-import math
 import shlex
 import sys
 from pathlib import Path
-
-import numpy as np
 
 from results.answer import Study
 from results.figures import save_figure, use_theme
@@ -62,23 +59,13 @@ def read_results(output, but):
     return results, pictures
 
 
-def plain(value):
-    """The value as JSON has it: numpy's numbers as Python's, nan as null."""
-    if isinstance(value, dict):
-        return {name: plain(inner) for name, inner in value.items()}
-    if isinstance(value, list | tuple):
-        return [plain(inner) for inner in value]
-    value = value.item() if isinstance(value, np.generic) else value
-    return None if isinstance(value, float) and not math.isfinite(value) else value
-
-
 def saved_result(args, study, answer):
     """What expN.json holds of an experiment."""
     runs, stem = study.table.drop_duplicates("folder"), f"exp{args.experiment}"
     call = ["python", "report.py", f"--experiment={args.experiment}", *args.runs]
     call += [*(["--tickets", args.tickets] if args.tickets else []), "-o", args.output]
-    seeds, unfinished = sorted(runs.seed.unique()), study.unfinished()
-    saved = {
+    seeds, unfinished = sorted(runs.seed.unique().tolist()), study.unfinished()
+    return {
         "experiment": args.experiment,
         "question": study.question.title,
         **answer,
@@ -88,7 +75,6 @@ def saved_result(args, study, answer):
         "runs": {"count": len(runs), "seeds": seeds, "unfinished": unfinished},
         "provenance": provenance_lines(runs.folder),
     }
-    return plain(saved)
 
 
 def make_parser():
@@ -121,8 +107,8 @@ def work(args):
     use_theme()
     figure, stem = draw(study), output / f"exp{args.experiment}"
     save_figure(figure, stem)
-    lines = study.lines[CSV].astype(object).where(study.lines[CSV].notna(), "")
-    write_csv(f"{stem}.csv", lines.to_dict("records"))
+    lines = study.lines[CSV].round(4).astype(object)
+    write_csv(f"{stem}.csv", lines.where(lines.notna(), "").to_dict("records"))
     write_csv(f"{stem}-comparisons.csv", saved["comparisons"])
     write_json(f"{stem}.json", saved)
     results[args.experiment] = saved

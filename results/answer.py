@@ -258,11 +258,12 @@ class Study:
             count = self.table.folder.nunique()
             details.append(f"{late} of the {count} runs are unfinished: the answer can change.")
         density = {block: round(float(self.density[block, at]), 6) for block, at in self.at.items()}
-        families = self.families.items()
+        compared = [{"family": name} | row for name, rows in self.families.items() for row in rows]
         return {
             "answer": " ".join([self.opening, where, *answers]).strip(),
             "details": details,
-            "comparisons": [{"family": name} | row for name, rows in families for row in rows],
+            # JSON has no nan
+            "comparisons": [{n: v if v == v else None for n, v in row.items()} for row in compared],
             "table": self._compact(),
             "density_percent": density if self.question.within else density[""],
         }

@@ -76,7 +76,7 @@ def draw_panel(axis, lines, title="", ylabel="", declared=None):
         axis.axhline(0, color="0.35", linewidth=1)
         low, high = min(low, 0), max(high, 0)
     # a narrower axis would make noise look like an effect
-    pad = 0.2 * (high - low) + (0.01 if "Jaccard" in ylabel else 0.5)
+    pad = 0.1 * (high - low) + (0.01 if "Jaccard" in ylabel else 0.5)
     axis.set_ylim(low - pad, high + pad)
     if declared is not None:
         axis.axvline(declared, color="0.35", linestyle=":", linewidth=1)

@@ -4,7 +4,6 @@ from results.answer import TRANSFER
 from results.figures import Line, draw_panel, legend_below, new_figure, palette
 from results.table import EARLY, column_title
 
-MOST = 4  # values of a facet that are drawn
 STYLES = ("-", "--", ":", "-.")  # of the prune types
 TITLES = {
     TRANSFER: "test images under its own attack (surrogate's)",
@@ -18,7 +17,7 @@ def draw(study):
     cells = [
         (panel, word, lines)
         for panel in study.question.panels
-        for word in (study.words[panel.facet][:MOST] if panel.facet else [""])
+        for word in (study.words[panel.facet] if panel.facet else [""])
         if (lines := _lines(study, panel, word))["mean"].notna().any()
     ]
     words = {word for _, word, _ in cells}
@@ -52,7 +51,7 @@ def _draw_cell(study, axis, panel, word, lines):
     percent = column == TRANSFER or column.endswith("accuracy")
     unit = "accuracy (%)" if percent else column.replace("_", " ")
     if is_contrast:
-        title, unit = panel.shows, f"difference of {unit}"
+        title, unit = panel.shows, f"difference of {unit}".replace("%", "points")
     else:
         title = TITLES.get(column, column_title(column))
     title = ": ".join(filter(None, [word, panel.title or title]))
@@ -62,15 +61,15 @@ def _draw_cell(study, axis, panel, word, lines):
         axis.legend(fontsize="x-small", loc="best")
 
 
+def _styles(study):
+    return dict(zip(study.words.get("prune_type", ()), STYLES, strict=False))
+
+
 def _colours(study, by, lines):
     """A factor's colours: its word -> colour; what no factor is has its values' own."""
     words = study.words.get(by) or list(lines[by].unique())
     ordered = by in study.words and study.question.factors[by].ordered
     return dict(zip(words, palette(len(words), ordered), strict=True))
-
-
-def _styles(study):
-    return dict(zip(study.words.get("prune_type", ()), STYLES, strict=False))
 
 
 def _key(study):

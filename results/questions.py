@@ -9,9 +9,8 @@ import pandas as pd
 
 from attacks import ATTACKS, PARAMETERS
 from results.answer import EVERY, OVER_DENSE, TRANSFER, WHITEBOX, Contrast, Factor, Panel, Question
-from results.stats import amount, interval_p, judge
+from results.stats import amount, describe, interval_p, judge
 from results.table import CLEAN, EARLY
-from store.files import read_csv
 from utils import Registry, UserError
 
 QUESTIONS = Registry("experiment", lambda entry: isinstance(entry, Question), "a Question")
@@ -26,7 +25,7 @@ KIND = Factor("prune_type", ("lt", "reinit"))
 RATE = Factor("mix_ratio", label=images_of, ordered=True)
 LT, BOTH = {"prune_type": "lt"}, ("lt", "reinit")
 WINS = ("tickets (lt) beat reinit", "reinit beats tickets (lt)")
-LEAD = Contrast(*WINS, "prune_type", BOTH, answers=True)
+LEAD = Contrast(*WINS, "prune_type", BOTH)
 
 
 def leaking(study):
@@ -53,7 +52,7 @@ QUESTIONS["1"] = Question(
     "result?",
     factors={"prune_type": KIND, "rate": RATE},
     contrasts={
-        "lt - reinit": LEAD,
+        "lt - reinit": Contrast(*WINS, "prune_type", BOTH, answers=True),
         "change of lt - reinit against the lowest rate": Contrast(
             "the lead is larger", "it is smaller", "rate", of="lt - reinit", answers=True
         ),
@@ -73,12 +72,6 @@ def attack_type(flags):
     return flags["attack"] + (f" via {flags['surrogate']}" if own else "")
 
 
-def attack_order(name):
-    """Clean first, then as ATTACKS has them."""
-    attack = name.split(" ")[0]
-    return list(ATTACKS).index(attack) if attack in ATTACKS else -1, name
-
-
 def radii(study):
     """A caution where the white-box radii of the arms differ."""
     what = "White-box attacks have each arm's own --epsilon: compare those of one radius."
@@ -87,13 +80,16 @@ def radii(study):
 
 QUESTIONS["2"] = Question(
     "Do attack types (FGSM, PGD, CW; noise is the control) differ in their effect?",
-    factors={"prune_type": KIND, "type": Factor(attack_type, key=attack_order)},
+    factors={
+        "prune_type": KIND,
+        "type": Factor(attack_type, key=lambda word: ["clean", *ATTACKS].index(word.split()[0])),
+    },
     contrasts={
+        "lt - reinit": LEAD,
+        "lt - reinit, attacked - clean": Contrast("larger", "smaller", "type", of="lt - reinit"),
         "lt - reinit, one attack - another": Contrast(
             "larger", "smaller", "type", EVERY, "lt - reinit, attacked - clean", answers=True
         ),
-        "lt - reinit": LEAD,
-        "lt - reinit, attacked - clean": Contrast("larger", "smaller", "type", of="lt - reinit"),
         "attacked - clean": Contrast("higher", "lower", "type", where=LT),
         "attacked - clean, one attack - another": Contrast(
             "higher", "lower", "type", EVERY, "attacked - clean"
@@ -115,11 +111,10 @@ OVERLAPS = {
     "chance": "chance",
     "difference": "ceiling − clean and attacked",
 }
-SAME_TICKET = {
-    "above": "the tickets are not the same, less alike than two of the same data in another order",
-    "below": "the tickets are more alike than two of the same data in another order",
-    "same": "the tickets are not distinguishable from two of the same data in another order",
-}
+ALIKE = (
+    "the tickets are not the same: less alike than two of the same data",
+    "they are more alike",
+)
 
 
 def ticket(flags):
@@ -137,33 +132,33 @@ def overlap(study, args):
     if not getattr(args, "tickets", None):
         wrote = "the folder that tickets.py --a ... --b ... -o FOLDER wrote"
         raise UserError(f"experiment 3 needs --tickets: {wrote}")
-    path, at = Path(args.tickets) / "groups.csv", study.at[""]
-    groups = pd.DataFrame([row for row in read_csv(path) if row.get("round") != "all"])
+    path, at, density = Path(args.tickets) / "groups.csv", study.at[""], study.density[""]
     try:
-        groups = groups.apply(pd.to_numeric).assign(block="")
+        groups = pd.read_csv(path)
+        groups = groups[groups["round"] != "all"].apply(pd.to_numeric).assign(block="")
         lines = pd.concat([_overlap_line(groups, name) for name in OVERLAPS], ignore_index=True)
-        p_values = groups.set_index("round")[["p", "smallest_p"]]
-    except (AttributeError, KeyError, TypeError, ValueError):
+        p, smallest = groups.set_index("round").loc[at, ["p", "smallest_p"]]
+        here = lines[lines["round"] == at].set_index("name")
+        if abs(here.density_percent.iloc[0] - density[at]) > 0.1:
+            raise ValueError
+    except (OSError, KeyError, TypeError, ValueError):
+        needed = f"round {at} at {density[at]:.3g} % of the weights is needed"
         right = f"tickets.py --a CLEAN RUNS --b ATTACKED RUNS -o {args.tickets} writes it"
-        raise UserError(f"{path} is not there or damaged: {right}") from None
-    here, density = lines[lines["round"] == at].set_index("name"), study.density["", at]
-    if here.empty or abs(here.density_percent.iloc[0] - density) > 0.1:
-        what = f"does not have round {at} at {density:.3g} % of the weights"
-        raise UserError(f"{path} {what}: it is of other runs")
+        raise UserError(
+            f"{path} is not there, damaged or of other runs ({needed}): {right}"
+        ) from None
     mean, half, count = here.loc["difference", ["mean", "interval", "seeds"]]
-    p, smallest = p_values.loc[at]
-    row = {"label": OVERLAPS["difference"], "difference": mean, "interval": half, "n": int(count)}
+    count = int(count) if half >= 0 else 1  # no interval: one theta_0 at most has a ceiling
+    row = {"label": OVERLAPS["difference"], "difference": mean, "interval": half, "n": count}
     row |= {"p": interval_p(mean, half, count), "permutation_p": p}
-    (judged,) = judge([row | {"smallest_permutation_p": smallest, "unit": "Jaccard"}])
-    verdict = SAME_TICKET.get(judged["verdict"], "no verdict on the tickets")
-    text = {
-        name: amount(line["mean"], line.interval, name == "difference", 3)
-        for name, line in here.iterrows()
-    }
-    numbers = f"{text['between']}, in another order {text['within']}, by chance {text['chance']}"
-    gap = f"difference {text['difference']}, permutation p = {p:.2g}"
-    words = f"{study.where()}: {verdict} (Jaccard index {numbers}; {gap})."
-    return words, {"overlap": [judged]}, lines
+    judged = judge([row | {"smallest_permutation_p": smallest, "unit": "Jaccard"}])
+    between, within, chance = (
+        amount(*here.loc[name, ["mean", "interval"]], sign=False, digits=3)
+        for name in ("between", "within", "chance")
+    )
+    numbers = f"Jaccard index {between}, in another order {within}, by chance {chance}"
+    words = f"{study.where()}: {describe(judged, *ALIKE)}; {numbers}, permutation p = {p:.2g}."
+    return words, {"overlap": judged}, lines
 
 
 def _overlap_line(groups, name):
@@ -274,16 +269,13 @@ def black_kind(flags):
 
 
 QUESTIONS["black"] = Question(
-    "Appendix: what the predecessor's black images would have shown",
+    "Appendix: what the predecessor's black images would have shown (attacked pixels in [0, 1] "
+    "cast "
+    "to whole numbers without the factor 255, which says nothing about attacked images)",
     factors={"images": Factor(black_kind, BLACK), "prune_type": KIND},
     contrasts={"lt - reinit": LEAD},
     panels=(Panel(CLEAN), Panel("lt - reinit")),
     colour="images",
     varies=("dataset",),
     within="images",
-    notes=lambda study: [
-        "Black images: attacked pixels in [0, 1] cast to whole numbers without the factor 255 keep "
-        "only what the attack drove to full white; the first two arms say nothing about attacked "
-        "images."
-    ],
 )

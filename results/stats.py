@@ -65,7 +65,7 @@ def judge(comparisons):
 
     def verdict(row, p):
         if np.isnan(p):
-            return "ties" if row["n"] > 1 and not np.isnan(row["difference"]) else "unknown"
+            return "ties" if row["n"] > 1 else "unknown"
         return "same" if p >= ALPHA else "above" if row["difference"] > 0 else "below"
 
     adjusted = holm([row["p"] for row in comparisons])

@@ -28,16 +28,20 @@ def work(job, gpu=None, say=print):
 
 
 class Lines(io.TextIOBase):
-    """A stream that hands each whole line to the parent, which prints it above its own bar."""
+    """A stream that hands what is printed to the parent, which prints it above its own bar.
+
+    What is printed at once, lines together, stays together.
+    """
 
     def __init__(self, pipe):
         self.pipe, self.rest = pipe, ""
 
     def write(self, text):
-        *lines, self.rest = (self.rest + text).split("\n")
-        for line in lines:
+        self.rest += text
+        if self.rest.endswith("\n"):
             with contextlib.suppress(OSError):
-                self.pipe.send(line)
+                self.pipe.send(self.rest[:-1])
+            self.rest = ""
         return len(text)
 
 

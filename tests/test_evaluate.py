@@ -14,6 +14,8 @@ from store.saved import saved_config
 
 FLAGS = ["--prune_iterations=2", "--end_iter=3", "--prune_percent=50", "--eval_examples=40"]
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory):

@@ -187,6 +187,7 @@ def runs(tmp_path_factory):
     return sorted(map(str, folder.iterdir()))
 
 
+@pytest.mark.slow
 def test_trained_runs(runs, tmp_path, capsys):
     assert tickets.main([*runs, "--function", "-o", str(tmp_path)]) == 0
     rows = read_csv(tmp_path / "function.csv")

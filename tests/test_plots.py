@@ -60,6 +60,7 @@ def test_the_interval_is_students():
     assert np.isnan(mean_and_interval([1.0])[1])
 
 
+@pytest.mark.slow
 def test_figures_and_table_of_real_runs(trained, tmp_path, capsys):
     paths = sorted(trained.iterdir())
     assert plots.main([*map(str, paths), "-o", str(tmp_path)]) == 0

@@ -28,8 +28,8 @@ def answer(experiment, *folders, tickets=None):
     """What a question's engine finds, as it is saved, without drawing it."""
     args = argparse.Namespace(tickets=tickets)
     study = Study(QUESTIONS[experiment], load([f"{folder}/*" for folder in folders]), args)
-    found = study.answer()
-    return report.plain(found | {"lines": found["lines"].to_dict("records")})
+    saved = json.loads(json.dumps(study.answer(), allow_nan=False))
+    return saved | {"lines": study.lines.to_dict("records")}
 
 
 def reported(tmp_path, experiment, *folders, options=()):
@@ -301,9 +301,9 @@ def test_same_ticket(tmp_path, two_tickets, gaps, more, verdict, words):
 def test_the_overlap_of_other_runs_is_refused(tmp_path, two_tickets, capsys):
     runs = [f"{folder}/*" for folder in two_tickets]
     argv = [*runs, "--experiment=3", "--tickets", tmp_path / "tickets", "-o", tmp_path / "no"]
-    assert "is not there or damaged" in fails(capsys, *argv)
+    assert "is not there, damaged" in fails(capsys, *argv)
     write_csv(tmp_path / "tickets" / "groups.csv", groups(0, 0.1))
-    assert "does not have round 3" in fails(capsys, *argv)
+    assert "round 3 at 10 % of the weights is needed" in fails(capsys, *argv)
     write_csv(tmp_path / "tickets" / "groups.csv", [{"round": 0, "between": "x"}])
     assert "damaged" in fails(capsys, *argv)
     assert not (tmp_path / "no").exists()
@@ -326,8 +326,7 @@ def test_architectures_and_datasets(tmp_path):
     saved = answer("5", runs, tmp_path / "c")
     assert verdicts(saved, "lt - reinit")["fashionmnist, clean data"] == "same"
     assert not any(" − " in row["label"] for row in saved["comparisons"])  # seeds do not pair
-    words = " ".join([saved["answer"], *saved["details"]])
-    assert "agree" not in words and "do not pair across data sets" in words
+    assert "agree" not in " ".join([saved["answer"], *saved["details"]])
 
 
 def test_oneshot(tmp_path):

@@ -15,6 +15,7 @@ from experiments import make_data
 from helpers import ROOT, refused
 
 
+@pytest.mark.slow
 def test_black_images_are_the_casts_of_attacked_ones(tmp_path, cache):
     flags = ["black", "--dataset=digits", "--attack=fgsm", "--surrogate=fc1", "--epsilon=0.3"]
     assert make_data.main([*flags, f"--cache_dir={cache}", "-o", str(tmp_path)]) == 0
