@@ -24,7 +24,6 @@ from engine.cohort import Cohort
 from engine.machine import has_bf16, pick_device, set_threads
 from engine.place import Keeper
 from engine.signals import Interrupted, stop
-from results.figures import draw_samples
 from store.files import load_tensors, misfit, write_json
 from store.runfolder import RunFolder, load_masks
 from store.ticket import ticket_place
@@ -114,7 +113,11 @@ def open_run(lab, run, slot):
     if progress.checkpoint.masks is None:
         progress.checkpoint.masks = masks_of_round(lab, config, progress, 0, None, None)
     run.report, samples = lab.images.reports[slot], lab.images.samples(slot)
-    draw = functools.partial(draw_samples, *samples) if samples else None
+    draw = None
+    if samples:
+        from results.figures import draw_samples  # pandas and what it needs
+
+        draw = functools.partial(draw_samples, *samples)
     run.folder.start(config, lab.device, progress, run.report, draw, lab.say)
     if progress.next_round == 0:
         run.folder.log.begin(config, samples)

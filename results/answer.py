@@ -236,13 +236,6 @@ class Study:
         late = runs["round"].max() + 1 < runs.prune_iterations.first()
         return int((late | ~runs.done.all()).sum())
 
-    # Words and the table ------------------------------------------------------------------------
-
-    def where(self):
-        """How a sentence names the declared density."""
-        shares = [f"{self.density[place]:.3g} %" for place in self.at.items()]
-        return f"At {' and '.join(dict.fromkeys(shares))} of the weights"
-
     def answer(self):
         """What is found: answer, details, comparisons, table, density_percent."""
         contrasts = self.question.contrasts
@@ -252,7 +245,8 @@ class Study:
             words = describe(self.families[family], contrast.above, contrast.below)
             said[family] = f"{family}: {words or 'there is nothing to compare it with'}."
         answers = [said.pop(family) for family in first]
-        where = f"{self.where()}, in points of clean test accuracy:"
+        shares = dict.fromkeys(f"{self.density[place]:.3g} %" for place in self.at.items())
+        where = f"At {' and '.join(shares)} of the weights, in points of clean test accuracy:"
         details = [*said.values(), *self.question.notes(self)]
         if late := self.unfinished():
             count = self.table.folder.nunique()

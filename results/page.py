@@ -16,16 +16,13 @@ th, td { padding: .25rem .6rem; border-bottom: 1px solid #e3e3e3; text-align: ri
 td { white-space: nowrap; }
 """
 HOW_TO_READ = """
-A round trains a network, prunes its smallest weights and starts again; density is the share of the
-weights that is left. lt rewinds to the initial weights theta_0 (a ticket); reinit, the control,
-draws fresh weights each round and prunes what they train to. A ticket wins if lt is above.
-Every ± is a 95 % interval (Student's t over seeds). Runs of one seed share theta_0, split, order
-and attacked images, so differences are taken seed by seed, and their interval is of these.
-Answers are read at one density, declared before any result was seen: the last round with at least
-8 % of the weights, else the last. It is dotted in the figures and marked ▸ in the tables.
-Comparisons of one family are corrected together (Holm). “Not distinguishable” says that the
-interval of the difference contains 0, perhaps only after the correction; not that two are equal.
-The best epoch is chosen on validation images; test images are only reported.
+A ticket (lt) is rewound to its initial weights after each pruning; reinit, the control, draws fresh
+weights each round and prunes what they train to. Every ± is a 95 % interval (Student's t over
+seeds); runs of one seed share initial weights, split, order and attacked images, so differences are
+taken seed by seed. Answers are read at one density, declared before any result was seen: the last
+round with at least 8 % of the weights, else the last; it is dotted in figures and marked ▸ in
+tables. Comparisons of one family are corrected together (Holm). “Not distinguishable” says that the
+interval of the difference, so corrected, contains 0; not that two are equal.
 """
 
 

@@ -2,14 +2,9 @@
 
 from results.answer import TRANSFER
 from results.figures import Line, draw_panel, legend_below, new_figure, palette
-from results.table import EARLY, column_title
+from results.table import column_title
 
 STYLES = ("-", "--", ":", "-.")  # of the prune types
-TITLES = {
-    TRANSFER: "test images under its own attack (surrogate's)",
-    EARLY: "iteration of the least validation loss",
-    "Jaccard": "overlap of the masks",
-}
 
 
 def draw(study):
@@ -50,11 +45,10 @@ def _draw_cell(study, axis, panel, word, lines):
     column, is_contrast = study.root(panel.shows)
     percent = column == TRANSFER or column.endswith("accuracy")
     unit = "accuracy (%)" if percent else column.replace("_", " ")
+    title = panel.title or (panel.shows if is_contrast else column_title(column))
     if is_contrast:
-        title, unit = panel.shows, f"difference of {unit}".replace("%", "points")
-    else:
-        title = TITLES.get(column, column_title(column))
-    title = ": ".join(filter(None, [word, panel.title or title]))
+        unit = f"difference of {unit}".replace("%", "points")
+    title = f"{word}: {title}" if word else title
     block = word if word in study.at else next(iter(study.at))
     draw_panel(axis, drawn, title, unit, study.density[block, study.at[block]])
     if panel.colour:

@@ -25,6 +25,7 @@ KIND = Factor("prune_type", ("lt", "reinit"))
 RATE = Factor("mix_ratio", label=images_of, ordered=True)
 LT, BOTH = {"prune_type": "lt"}, ("lt", "reinit")
 WINS = ("tickets (lt) beat reinit", "reinit beats tickets (lt)")
+ATTACKED = Panel(TRANSFER, "test images under its own attack (surrogate's)")
 LEAD = Contrast(*WINS, "prune_type", BOTH)
 
 
@@ -58,7 +59,7 @@ QUESTIONS["1"] = Question(
         ),
         "lt - dense": Contrast("the ticket is better", "worse", of=OVER_DENSE, where=LT),
     },
-    panels=tuple(map(Panel, (CLEAN, "lt - reinit", TRANSFER, WHITEBOX, EARLY))),
+    panels=(Panel(CLEAN), Panel("lt - reinit"), ATTACKED, Panel(WHITEBOX), Panel(EARLY)),
     colour="rate",
     notes=leaking,
 )
@@ -95,7 +96,7 @@ QUESTIONS["2"] = Question(
             "higher", "lower", "type", EVERY, "attacked - clean"
         ),
     },
-    panels=tuple(map(Panel, (CLEAN, "lt - reinit", "attacked - clean", TRANSFER, WHITEBOX))),
+    panels=(*map(Panel, (CLEAN, "lt - reinit", "attacked - clean", WHITEBOX)), ATTACKED),
     colour="type",
     varies=("attack", "mix_ratio", "norm", "surrogate", "surrogate_epochs", *PARAMETERS),
     one_rate=True,
@@ -157,7 +158,7 @@ def overlap(study, args):
         for name in ("between", "within", "chance")
     )
     numbers = f"Jaccard index {between}, in another order {within}, by chance {chance}"
-    words = f"{study.where()}: {describe(judged, *ALIKE)}; {numbers}, permutation p = {p:.2g}."
+    words = f"Masks: {describe(judged, *ALIKE)}; {numbers}, permutation p = {p:.2g}."
     return words, {"overlap": judged}, lines
 
 

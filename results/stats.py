@@ -101,6 +101,8 @@ def declared_round(densities, prune_iterations, prune_percent):
 
 def amount(mean, half=np.nan, sign=True, digits=2):
     """+1.57 ± 0.26; without ± where there is no interval."""
+    if np.isnan(mean):
+        return "unknown"
     value = f"{mean:{'+' if sign else ''}.{digits}f}".replace("-", "−")
     return value + ("" if np.isnan(half) else f" ± {half:.{digits}f}")
 
@@ -121,7 +123,8 @@ def describe(comparisons, above, below):
 
 
 def _with_amount(row):
-    gap = amount(row["difference"], row["interval"])
+    digits = 3 if row.get("unit") == "Jaccard" else 2
+    gap = amount(row["difference"], row["interval"], digits=digits)
     # an interval that excludes 0 beside "not distinguishable" needs its reason
     if row["verdict"] == "same" and abs(row["difference"]) > row["interval"]:
         gap += f", Holm p = {row['holm_p']:.2g}"
