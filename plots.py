@@ -58,8 +58,12 @@ def curves_figure(table, title, columns):
         name = column_title(column)
         unit = "accuracy (%)" if column.endswith("accuracy") else name
         figures.draw_panel(axis, lines, name, unit)
+        for line in lines if column.endswith("accuracy") else []:
+            for dense in line.numbers["mean"].head(1):
+                axis.axhline(dense, color=line.colour, linestyle="--", linewidth=0.9, alpha=0.7)
     whole = max(axes, key=lambda axis: len(axis.get_legend_handles_labels()[0]))
-    figures.legend_below(figure, whole)
+    accuracies = any(column.endswith("accuracy") for column in columns)
+    figures.legend_below(figure, whole, "dashed: the dense nets" if accuracies else None)
     return figure
 
 

@@ -77,6 +77,8 @@ def draw_panel(axis, lines, title="", ylabel="", declared=None):
         low, high = min(low, 0), max(high, 0)
     # a narrower axis would make noise look like an effect
     pad = 0.1 * (high - low) + (0.01 if "Jaccard" in ylabel else 0.5)
+    if ylabel == "accuracy (%)":
+        low, high = max(low, pad - 1), min(high, 101 - pad)
     axis.set_ylim(low - pad, high + pad)
     if declared is not None:
         axis.axvline(declared, color="0.35", linestyle=":", linewidth=1)

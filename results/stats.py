@@ -8,6 +8,7 @@ import numpy as np
 import pandas as pd
 
 ALPHA = 0.05
+NULL = "not distinguishable"  # which does not say that two are equal
 DECLARED = 0.08  # of the weights: tickets of the literature still win there, reinitialised nets lag
 TIE = 1e-9  # values that differ by less are equal: far below one test image, above float residue
 
@@ -66,7 +67,7 @@ def judge(comparisons):
     def verdict(row, p):
         if np.isnan(p):
             return "ties" if row["n"] > 1 else "unknown"
-        return "same" if p >= ALPHA else "above" if row["difference"] > 0 else "below"
+        return NULL if p >= ALPHA else "above" if row["difference"] > 0 else "below"
 
     adjusted = holm([row["p"] for row in comparisons])
     pairs = zip(comparisons, adjusted, strict=True)
@@ -109,12 +110,12 @@ def amount(mean, half=np.nan, sign=True, digits=2):
 
 def describe(comparisons, above, below):
     """Judged comparisons as one clause a verdict, each with what it covers and by how much."""
-    words = {"above": above, "below": below, "same": "not distinguishable"}
+    words = {"above": above, "below": below, NULL: NULL}
     words |= {"ties": "equal in all seeds, so no verdict", "unknown": "one seed, so no verdict"}
     clauses = []
     for verdict, text in words.items():
         rows = [row for row in comparisons if row["verdict"] == verdict]
-        if verdict == "same" and len(rows) > 3:  # a list of what was not found hides what was
+        if verdict == NULL and len(rows) > 3:  # a list of what was not found hides what was
             text += f" in {len(rows)} comparisons, the largest"
             rows = [max(rows, key=lambda row: abs(row["difference"]))]
         if rows:
@@ -126,6 +127,6 @@ def _with_amount(row):
     digits = 3 if row.get("unit") == "Jaccard" else 2
     gap = amount(row["difference"], row["interval"], digits=digits)
     # an interval that excludes 0 beside "not distinguishable" needs its reason
-    if row["verdict"] == "same" and abs(row["difference"]) > row["interval"]:
+    if row["verdict"] == NULL and abs(row["difference"]) > row["interval"]:
         gap += f", Holm p = {row['holm_p']:.2g}"
     return f"{row['label']} ({gap})".strip()

@@ -78,7 +78,7 @@ def test_a_comparison_is_the_paired_t_test():
         ([1e-14, 3e-14, 2e-14], "ties"),
         ([2.0, 2.1, 2.05], "above"),
         ([-2.0, -2.1, -2.05], "below"),
-        ([2.0, -2.1, 0.5], "same"),
+        ([2.0, -2.1, 0.5], "not distinguishable"),
     ],
 )
 def test_verdicts_and_what_has_none(values, verdict):
@@ -121,7 +121,7 @@ def test_a_correction_can_take_a_verdict_back():
     (alone,) = stats.judge([stats.compare("a", values)])
     assert alone["verdict"] == "above" and alone["p"] < 0.05
     among = stats.judge([stats.compare(name, values) for name in "abc"])
-    assert [row["verdict"] for row in among] == ["same"] * 3
+    assert [row["verdict"] for row in among] == ["not distinguishable"] * 3
     words = stats.describe(among, "up", "down")
     assert "not distinguishable" in words and "Holm p = 0.13" in words
 
@@ -163,11 +163,12 @@ def test_attack_rate_tells_planted_from_absent(tmp_path):
     saved = reported(tmp_path, 1, fake_study(tmp_path / "runs", conditions))
     assert saved["density_percent"] == 10 and "t 10 % of the weights" in saved["answer"]
     assert verdicts(saved, "lt - reinit") == {
-        "clean data": "above", "25 % attacked data": "same", "50 % attacked data": "below",
+        "clean data": "above", "25 % attacked data": "not distinguishable",
+        "50 % attacked data": "below",
     }  # fmt: skip
     change = verdicts(saved, "change of lt - reinit against the lowest rate")
     assert change == {"25 % attacked data": "below", "50 % attacked data": "below"}
-    assert set(verdicts(saved, "lt - dense").values()) == {"above", "same", "below"}
+    assert set(verdicts(saved, "lt - dense").values()) == {"above", "not distinguishable", "below"}
     gain = saved["comparisons"][0]["difference"]
     assert gain == pytest.approx(1.5, abs=0.3) and f"+{gain:.2f} ± 0." in saved["answer"]
     assert not any("label leaking" in line for line in saved["details"])
@@ -215,7 +216,7 @@ def test_attack_types(tmp_path):
     ]
     saved = answer("2", fake_study(tmp_path / "runs", [(rate(0), 1, 97), *types]))
     assert verdicts(saved, "lt - reinit, one attack - another") == {
-        "fgsm − pgd": "below", "fgsm − noise": "same", "pgd − noise": "above",
+        "fgsm − pgd": "below", "fgsm − noise": "not distinguishable", "pgd − noise": "above",
     }  # fmt: skip
     assert set(verdicts(saved, "attacked - clean")) == {"fgsm", "pgd", "noise"}
 
@@ -277,7 +278,7 @@ def groups(*gaps, **more):
     [
         ([0, 0.1, 0.1, 0.1, 0], {}, "above", "the tickets are not the same"),
         ([0, 0.0, 0.0, -0.1, 0], {}, "below", "more alike"),
-        ([0, 0.001, 0.001, 0.001, 0], {}, "same", "not distinguishable"),
+        ([0, 0.001, 0.001, 0.001, 0], {}, "not distinguishable", "not distinguishable"),
         ([0, 0.1, 0.1, 0.1, 0], {"difference_interval": ""}, "unknown", "no verdict"),
     ],
 )
@@ -324,7 +325,7 @@ def test_architectures_and_datasets(tmp_path):
     assert saved["density_percent"] == {"fc1": 10, "lenet5": 10}
     fake_study(tmp_path / "c", [(rate(0), 0, 97), (rate(0.5), 1, 96)], dataset="fashionmnist")
     saved = answer("5", runs, tmp_path / "c")
-    assert verdicts(saved, "lt - reinit")["fashionmnist, clean data"] == "same"
+    assert verdicts(saved, "lt - reinit")["fashionmnist, clean data"] == "not distinguishable"
     assert not any(" − " in row["label"] for row in saved["comparisons"])  # seeds do not pair
     assert "agree" not in " ".join([saved["answer"], *saved["details"]])
 
@@ -336,7 +337,10 @@ def test_oneshot(tmp_path):
     fake_study(tmp_path / "b", [(rate(0), 2, 96), (rate(0.5), 0.5, 96)], **quiet, **schedule)
     saved = answer("6", runs, tmp_path / "b")
     found = verdicts(saved, "one-shot - iterative")
-    assert found["lt, 50 % attacked data"] == "below" and found["lt, clean data"] == "same"
+    assert (
+        found["lt, 50 % attacked data"] == "below"
+        and found["lt, clean data"] == "not distinguishable"
+    )
 
 
 def test_black_images(tmp_path):
