@@ -488,9 +488,8 @@ def resolve(given, in_shape, data_id=""):
     given["output_prune_percent"] = _first(given["output_prune_percent"], given["prune_percent"])
     given["order_seed"] = _first(given["order_seed"], given["seed"])
     config = RunConfig.of(given | {"data_id": data_id})
-    config = config.replace(**without_effect(config))
     _check(config)
-    return config
+    return config.replace(**without_effect(config))
 
 
 def _first(value, default):
@@ -549,6 +548,8 @@ def without_effect(config):
         idle |= {"surrogate": None, "surrogate_epochs": None, "attack_seed": 0}
     if config.valid_steps:
         idle["valid_freq"] = 1
+    if config.precision == "tf32" and config.device == "cpu":
+        idle["precision"] = "fp32"
     return idle
 
 

@@ -58,6 +58,8 @@ def train_cohort(runs, say=tqdm.write):
     """
     shared = runs[0].config
     device = pick_device(shared.device, shared.gpu, say)
+    if shared.precision == "tf32" and device.type == "cpu":
+        say("note: --precision=tf32 is of GPUs: this trains in fp32")
     precision = "high" if shared.precision == "tf32" else "highest"
     torch.set_float32_matmul_precision(precision)
     if shared.precision == "bf16" and device.type == "cpu" and not has_bf16():
@@ -278,6 +280,9 @@ def pruned(lab, config, progress, number, trained, batch):
     every, kind = pruning.ones(lab.model), pruning.PRUNE_TYPES[config.prune_type]
     keep = pruning.kept_in_round({n: m.numel() for n, m in every.items()}, config, number)
     entry = pruning.CRITERIA[config.criterion]
+    if entry.of_theta0 and config.prune_scope == "global":
+        # over the whole net as one, as the papers have it, whatever the output layer's rate
+        keep = [(list(every), sum(count for _, count in keep))]
     anew = entry.of_theta0 or config.prune_schedule == "oneshot"
     masks = every if anew else progress.checkpoint.masks
     if kind.scores:

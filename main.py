@@ -12,8 +12,7 @@ is imported once the flags make sense, so that --help and a mistyped flag answer
 import sys
 
 from engine.signals import stop
-from study.request import parse_runs
-from utils import UserError, one_line, open_streams
+from utils import UserError, devnull, one_line, open_streams
 
 
 def main(argv=None):
@@ -24,6 +23,8 @@ def main(argv=None):
     open_streams()
     stop.listen()
     try:
+        from study.request import parse_runs  # Ctrl-C is listened for meanwhile
+
         request = parse_runs(argv)
         if request.print_commands:
             print(*request.commands, sep="\n")
@@ -32,6 +33,11 @@ def main(argv=None):
         return study(request)
     except UserError as error:
         print(f"main.py: error: {one_line(error)}", file=sys.stderr)
+        return 2
+    except BrokenPipeError:
+        sys.stdout = devnull()  # or Python tries again as it ends
+        lost = "standard output was closed before the end"
+        print(f"main.py: error: {lost}", file=sys.stderr)
         return 2
     except OSError as error:  # a full disk, a folder that turned read-only: what is finished stays
         from study.cohorts import reason

@@ -99,6 +99,9 @@ class OneLineParser(argparse.ArgumentParser):
         except UserError as error:
             print(f"{self.prog}: error: {one_line(error)}", file=sys.stderr)
             return 2
+        except KeyboardInterrupt:
+            print(f"{self.prog}: stopped", file=sys.stderr)
+            return 130
         except BrokenPipeError:
             sys.stdout = devnull()  # or Python tries again as it ends
             lost = "standard output was closed before the end: what was not written yet is missing"

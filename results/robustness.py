@@ -41,6 +41,8 @@ def evaluate(args):
     """Attack the runs of the parsed command line; UserError before any work if one is unsound."""
     known = [*ATTACKS, "autoattack"]
     names = [choose("attack", name, known) for name in args.attacks if args.attacks != ["all"]]
+    if len(set(names)) < len(names):
+        raise UserError(f"--attacks {' '.join(args.attacks)}: each attack once")
     if args.examples < 1:
         raise UserError(f"--examples={args.examples}: at least 1 is needed")
     if args.epsilon is not None and not 0 <= args.epsilon <= 1:

@@ -19,7 +19,10 @@ def saved_config(folder):
     """
     path = Path(folder) / "config.json"
     try:
-        saved = {"provenance": {}} | json.loads(path.read_text(encoding="utf-8"))
+        saved = json.loads(path.read_text(encoding="utf-8"))
+        if not isinstance(saved, dict):
+            raise TypeError("no flags in it")
+        saved = {"provenance": {}} | saved
         resumed = saved.get("resumed", [])
         if not isinstance(saved["flags"], dict) or not isinstance(resumed, list):
             raise TypeError("no flags in it")

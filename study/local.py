@@ -14,6 +14,7 @@ from engine.machine import gpus
 from engine.signals import Interrupted, stop
 from study.board import Board
 from study.cohorts import Outcome, new_run, run_cohort
+from utils import open_streams
 
 TRIES = 3  # of a cohort whose process is killed
 
@@ -44,6 +45,11 @@ class Lines(io.TextIOBase):
             self.rest = ""
         return len(text)
 
+    def end(self):
+        """Send what no newline has followed."""
+        if self.rest:
+            self.write("\n")
+
 
 def serve(do, pipe, parent, gpu):
     """In a worker process: send back what `do` makes of each job that comes through the pipe.
@@ -51,6 +57,7 @@ def serve(do, pipe, parent, gpu):
     Until it closes or a signal comes.
     """
     os.environ["TQDM_DISABLE"] = "1"  # several processes would write over each other's bars
+    open_streams()
     sys.stdout = Lines(pipe)
     stop.listen()
     # a terminal's Ctrl-C reaches the parent too, which passes it on as SIGTERM
@@ -69,6 +76,7 @@ def serve(do, pipe, parent, gpu):
             except (EOFError, OSError):  # the parent has closed the pipe or is gone
                 return
             outcomes = do(job, gpu)
+            sys.stdout.end()
             with contextlib.suppress(OSError):
                 pipe.send(outcomes)
 

@@ -8,12 +8,13 @@ from engine.signals import stop
 from study.board import Board
 from study.cohorts import Outcome
 from study.local import TRIES, work
-from utils import UserError, one_line
+from utils import UserError, one_line, open_streams
 
 
 def ray_work(job):
     """`work` in a Ray task."""
     os.environ["TQDM_DISABLE"] = "1"
+    open_streams()
     stop.listen()
     return work(job)
 

@@ -14,7 +14,7 @@ from fractions import Fraction
 from pathlib import Path
 
 from attacks import ATTACKS, PARAMETERS
-from config import PRESETS, REGISTRIES, all_flags, resolve
+from config import PRESETS, REGISTRIES, RunConfig, all_flags, resolve
 from data import describe, identity
 from pruning import PRUNE_TYPES
 from store.saved import must_match, saved_config
@@ -226,17 +226,7 @@ def one_run(given, resume=None, preset=None):
     if preset:
         choose("preset", preset, list(PRESETS))
         given = PRESETS[preset] | given
-    if not resume:
-        config = configure(given)
-    else:
-        saved = saved_config(resume)["flags"]
-        known = {name: saved[name] for name in saved.keys() & {flag.name for flag in all_flags()}}
-        try:
-            config = configure({**known, "runs_dir": str(Path(resume).parent), **given})
-        except (TypeError, AttributeError, ValueError) as error:
-            what = f"its config.json is damaged ({error})"
-            raise UserError(f"--resume={resume}: {what}") from None
-        must_match(config, saved, resume)
+    config = of_folder(given, resume) if resume else configure(given)
     resolved = config.flags()
     idle = {n for n in resolved if n in explicit and not _same(n, explicit[n], resolved[n])}
     return config, idle - {"ticket"}
@@ -248,18 +238,27 @@ def configure(given):
     name = given.get("dataset", "digits")
     folder = given.get("data_dir", "data")
     in_shape, _ = describe(name, folder)
-    config = resolve(given, in_shape, identity(name, folder))
-    if config.precision == "tf32" and not _has_gpu(config):
-        config = config.replace(precision="fp32")
-    return config
+    return resolve(given, in_shape, identity(name, folder))
 
 
-def _has_gpu(config):
-    if config.device == "cpu":
-        return False
-    import torch
+def of_folder(given, folder):
+    """The RunConfig of the run in a folder, with what `given` says of where it is computed.
 
-    return torch.cuda.is_available()
+    What changes a result is the saved run's, word for word: an older version kept flags in its hash
+    that have no effect on the run. UserError if `given` asks for another result.
+    """
+    saved = saved_config(folder)["flags"]
+    names = {flag.name for flag in all_flags()}
+    known = {name: saved[name] for name in saved.keys() & names}
+    known["runs_dir"] = str(Path(folder).parent)
+    try:
+        before, config = configure(dict(known)), configure(known | given)
+    except (TypeError, AttributeError, ValueError) as error:
+        what = f"its config.json is damaged ({error})"
+        raise UserError(f"--resume={folder}: {what}") from None
+    must_match(config, before.flags(), folder)
+    places = {flag.name: getattr(config, flag.name) for flag in all_flags() if not flag.result}
+    return RunConfig.of(saved).replace(**places)
 
 
 def _same(name, given, resolved):
@@ -274,7 +273,7 @@ def _why_idle(name):
         return f"it is of {', '.join(having)}; see the table in --help"
     reasons = {
         "momentum": "it is of --optimizer=sgd",
-        "precision": "tf32 is of GPUs, and there is none here",
+        "precision": "tf32 is of GPUs",
         "valid_freq": "--valid_steps says when to validate",
     }
     return reasons.get(name, "it is of attacks that are made beforehand")

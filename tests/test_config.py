@@ -211,3 +211,13 @@ def test_every_seed_is_blamed_for_itself():
     for name in ("seed", "order_seed", "attack_seed"):
         with pytest.raises(UserError, match=f"--{name}=-3: 0 or more is needed"):
             parse(f"--{name}=-3", "--attack=fgsm")
+
+
+@pytest.mark.parametrize(
+    "flags",
+    [["--momentum=nan"], ["--momentum=5"], ["--valid_freq=0", "--valid_steps=4"],
+     ["--attack_seed=-1"], ["--surrogate_epochs=-4"]],
+)  # fmt: skip
+def test_a_value_that_cannot_be_is_refused_also_where_it_has_no_effect(flags):
+    with pytest.raises(UserError, match="is needed"):
+        parse(*flags)

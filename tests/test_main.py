@@ -582,3 +582,27 @@ def test_a_network_with_dropout_trains_alone_whoever_wrote_it(tmp_path, monkeypa
     for arch, sizes in (("drops", [1, 1, 1]), ("alexnet", [1, 1, 1]), ("fc1", [3])):
         runs = [new_run(config) for config in parse_runs([*flags, f"--arch_type={arch}"]).configs]
         assert [len(cohort) for cohort in cohorts(runs)] == sizes
+
+
+def test_an_older_run_with_a_flag_without_effect_in_its_name_goes_on(make_config, capsys):
+    """Its hash has the flag, and so have its checkpoints: --resume takes it word for word."""
+    config = make_config("--prune_iterations=2", "--end_iter=1").replace(momentum=0.5)
+    folder = train_run(config)
+    expected = numbers(folder.path)
+    for name in ("DONE", "weights/round_01.safetensors", "masks/round_01.safetensors"):
+        (folder.path / name).unlink()
+    (folder.path / "checkpoint.pt").unlink()
+    assert main.main([f"--resume={folder.path}"]) == 0
+    same(numbers(folder.path), expected)
+    assert main.main([f"--resume={folder.path}", "--lr=0.5"]) == 2
+    assert "lr is 0.0012 there and 0.5 here" in capsys.readouterr().err
+    assert main.main([f"--resume={folder.path}", "--dry_run"]) == 0
+
+
+@pytest.mark.slow
+def test_workers_need_no_open_streams(tmp_path):
+    """Defect: with standard error closed each run died three times."""
+    flags = f"--seed 0 1 --workers=2 --runs_dir={tmp_path} --prune_iterations=1 --end_iter=1"
+    command = f"{sys.executable} {ROOT / 'main.py'} {flags} >&- 2>&-"
+    assert subprocess.run(["bash", "-c", command], timeout=120).returncode == 0
+    assert len(list(tmp_path.glob("*/DONE"))) == 2

@@ -254,3 +254,14 @@ def test_a_ticket_whose_mask_does_not_fit(runs, tmp_path, capsys):
         in capsys.readouterr().err
     )
     assert not (tmp_path / "runs").exists()
+
+
+@pytest.mark.parametrize("criterion", ["snip", "grasp"])
+def test_a_criterion_looks_at_the_whole_net_whatever_the_output_layers_rate(criterion, tmp_path):
+    """As the papers have it: one list of all weights, as many as magnitude pruning would leave."""
+    flags = [f"--runs_dir={tmp_path}", f"--criterion={criterion}", "--prune_scope=global"]
+    assert main.main([*flags, "--output_prune_percent=10", *SHORT, "--prune_iterations=2"]) == 0
+    run = one(tmp_path, "*")
+    kept = read_csv(run / "rounds.csv")[1]["kept"]
+    assert kept == round(0.5 * 265200) + 900
+    assert int(masks(run, 1)["net.fc3.weight"].sum()) != 900
