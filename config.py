@@ -291,6 +291,14 @@ class RunConfig:
     device: str = flag(
         "auto", "where to compute", "machine", names=("auto", "cpu", "cuda"), result=False
     )
+    step: str = flag(
+        "auto",
+        "what computes the steps; compiled: fully connected nets on a CPU, at the cost of their "
+        "alive weights (needs numba); torch: every network; auto: compiled where it can be",
+        "machine",
+        names=("auto", "torch", "compiled"),
+        result=False,
+    )
     gpu: int = flag(None, "which GPU", "machine", whole, result=False, **at_least(0))
     threads: int = flag(
         0,

@@ -233,8 +233,11 @@ def channel_stats(images):
     values = np.arange(256) / 255
     mean, std = [], []
     for channel in range(images.shape[1]):
-        # a histogram of 256 values is exact, and needs no float copy of the images
-        counts = np.bincount(images[:, channel].reshape(-1), minlength=256)
+        # a histogram of 256 values is exact, and needs no float copy of the images; bincount makes
+        # int64 of what it is given, so it is given little at a time
+        pixels, counts = images[:, channel].reshape(-1), 0
+        for start in range(0, len(pixels), 1 << 16):
+            counts = counts + np.bincount(pixels[start : start + (1 << 16)], minlength=256)
         mean.append(float(np.average(values, weights=counts)))
         std.append(float(np.sqrt(np.average((values - mean[-1]) ** 2, weights=counts))))
     return mean, [max(value, 1e-6) for value in std]

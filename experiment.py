@@ -21,11 +21,13 @@ from attacked.pool import Images, build_images
 from attacks import ATTACKS, attack_test_images
 from config import attack_settings
 from engine.cohort import Cohort
+from engine.compiled import kernels_for
 from engine.machine import has_bf16, pick_device, set_threads
 from engine.place import Keeper
 from engine.signals import Interrupted, stop
 from store.files import load_tensors, misfit, write_json
 from store.runfolder import RunFolder, load_masks
+from store.saved import provenance
 from store.ticket import ticket_place
 from train import Diverged, Stopped, evaluate, fit
 from utils import Registry, UserError, eval_examples, stream
@@ -39,6 +41,7 @@ class Lab:
     fresh: Callable  # (config, round) -> a state_dict drawn from the stream ("init", round)
     images: Images
     device: torch.device
+    made: object = None  # compiled kernels, where they compute the steps
     say: Callable = tqdm.write
 
 
@@ -83,9 +86,12 @@ def train_cohort(runs, say=tqdm.write):
     surrogates = {run.config.surrogate for run in sound if run.config.surrogate}
     set_threads(shared.threads, small=all(archs.is_small(name, *size) for name in surrogates))
     images = build_images([run.config for run in sound], dataset, device, say)
-    lab = Lab(
-        model, lambda config, number: network(config, number).state_dict(), images, device, say
-    )
+    made = kernels_for(shared, model, device, say)
+
+    def fresh(config, number):
+        return network(config, number).state_dict()
+
+    lab = Lab(model, fresh, images, device, made, say)
     for slot, run in enumerate(sound):
         open_run(lab, run, slot)
     set_threads(shared.threads, small=archs.is_small(shared.arch_type, *size))
@@ -120,7 +126,8 @@ def open_run(lab, run, slot):
         from results.figures import draw_samples  # pandas and what it needs
 
         draw = functools.partial(draw_samples, *samples)
-    run.folder.start(config, lab.device, progress, run.report, draw, lab.say)
+    now = provenance(lab.device, f"compiled by numba {lab.made.VERSION}" if lab.made else "torch")
+    run.folder.start(config, now, progress, run.report, draw, lab.say)
     if progress.next_round == 0:
         run.folder.log.begin(config, samples)
     lab.say(f"run folder {run.folder.path}")
@@ -140,7 +147,7 @@ def rounds(lab, runs):
             began = time.perf_counter()
             starts = [start_weights(lab, run, number) for run in runs]
             masks = [run.progress.checkpoint.masks for run in runs]
-            cohort = Cohort(lab.model, starts, masks, lab.device, runs[0].config.precision)
+            cohort = Cohort(lab.model, starts, masks, lab.device, runs[0].config.precision, lab.made)
             try:
                 trained = train_round(lab, cohort, runs, number, bars)
             except Diverged as error:
@@ -181,9 +188,11 @@ def test_round(lab, cohort, runs, number, trained):
     """R rows of rounds.csv, but for the seconds; the cohort has the selected weights then."""
     configs = [run.config for run in runs]
     clean = lab.images.test, lab.images.test_labels
-    last = evaluate(cohort, *clean)[1]
-    cohort.load(trained.best)
-    tested = Tested(lab, cohort, configs, last)
+    last, state = evaluate(cohort, *clean)[1], cohort.state()
+    changed = not all(torch.equal(value, trained.best[name]) for name, value in state.items())
+    if changed:
+        cohort.load(trained.best)
+    tested = Tested(lab, cohort, configs, last, changed)
     rows = []
     for run, epochs in zip(runs, trained.rows, strict=True):
         kept, total = pruning.counts(run.progress.checkpoint.masks)
@@ -350,6 +359,7 @@ class Tested:
     cohort: Cohort
     configs: list
     last: torch.Tensor  # (R,) clean test accuracy of the last weights
+    changed: bool = True  # whether the selected weights are others than the last
 
 
 # a name -> function(tested) -> R dicts {column of rounds.csv: number}; the names order the columns
@@ -358,9 +368,10 @@ COLUMNS = Registry("column")
 
 def clean_accuracy(tested):
     """Accuracy on the clean test set, of the selected and of the last weights, in percent."""
-    images = tested.lab.images
-    accuracy = evaluate(tested.cohort, images.test, images.test_labels)[1].tolist()
-    pairs = zip(accuracy, tested.last.tolist(), strict=True)
+    images, accuracy = tested.lab.images, tested.last
+    if tested.changed:
+        accuracy = evaluate(tested.cohort, images.test, images.test_labels)[1]
+    pairs = zip(accuracy.tolist(), tested.last.tolist(), strict=True)
     return [{"test_accuracy": best, "test_accuracy_last": last} for best, last in pairs]
 
 

@@ -10,6 +10,7 @@ import torch.nn.functional as F
 
 from attacks import EVAL_BATCH
 from config import attack_settings
+from engine.compiled_step import CompiledStepper
 from engine.graph import Replay
 from engine.place import Place
 from engine.step import Stepper
@@ -49,11 +50,13 @@ def fit(cohort, data, configs, round_number, on_epoch=lambda epoch, rows: None, 
     config, device = configs[0], data.images.device
     first = config.rewind_epoch if round_number else 0
     online = online_attack(cohort, config) if config.attack_mode == "online" else None
-    stepper = Stepper(cohort, data, configs, online)
-    steps, full = stepper.steps, Replay(stepper.step, device)
+    stepper = (CompiledStepper if cohort.nets else Stepper)(cohort, data, configs, online)
+    steps = stepper.steps
     # validation loss and accuracy
     validated = torch.empty(2, cohort.size, dtype=torch.double, device=device)
-    look = Replay(lambda: torch.stack(validate(cohort, data, online), out=validated), device)
+    look = Replay(
+        lambda: torch.stack(validate(cohort, data, online), out=validated), device, [validated]
+    )
     if keeper and keeper.begin:
         at = Place.resume(cohort, stepper, first, keeper.begin)
     else:
@@ -62,15 +65,18 @@ def fit(cohort, data, configs, round_number, on_epoch=lambda epoch, rows: None, 
         stepper.start(round_number, epoch)
         at.reach(stepper)
         cohort.model.train()
-        for step in range(at.step, steps):
-            size = stepper.sizes[step]
-            full() if size == config.batch_size else stepper.step(size)
-            if is_due(config, epoch * steps + step + 1, steps):
+        step = at.step
+        while step < steps:
+            due = steps_until_due(config, epoch * steps + step, steps)
+            count = min(stepper.at_once, steps - step, due)
+            stepper.advance(count)
+            step += count
+            if count == due:
                 look()
-                at.check(epoch * steps + step + 1, *validated.clone(), cohort)
+                at.check(epoch * steps + step, *validated.clone(), cohort)
                 cohort.model.train()
-            if keeper and keeper.stopping and step + 1 < steps:
-                keeper.keep(at.partials(cohort, stepper, round_number, epoch, step + 1))
+            if keeper and keeper.stopping and step < steps:
+                keeper.keep(at.partials(cohort, stepper, round_number, epoch, step))
                 raise Stopped
         losses = stepper.losses.cpu()
         _raise_if_diverged(losses, at.checks, cohort, round_number, epoch, configs)
@@ -86,11 +92,13 @@ def fit(cohort, data, configs, round_number, on_epoch=lambda epoch, rows: None, 
     return Fit(at.rows, at.best, at.rewind)
 
 
-def is_due(config, iteration, steps):
-    """Whether to validate: each valid_steps steps, or each valid_freq epochs; always at the end."""
-    if iteration == config.end_iter * steps:
-        return True
-    return iteration % (config.valid_steps or config.valid_freq * steps) == 0
+def steps_until_due(config, iteration, steps):
+    """Steps to the next validation: each valid_steps steps, or valid_freq epochs, and at the end.
+
+    iteration: steps done; steps: of an epoch.
+    """
+    freq = config.valid_steps or config.valid_freq * steps
+    return min(freq - iteration % freq, config.end_iter * steps - iteration)
 
 
 @torch.no_grad()

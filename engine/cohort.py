@@ -14,6 +14,7 @@ from torch import nn
 from torch.func import functional_call
 
 import pruning
+from engine.compiled import Net
 from utils import shuffled, stream
 
 
@@ -52,9 +53,10 @@ class Cohort:
 
     states: R dicts name -> tensor with every parameter and buffer; masks: R dicts as pruning.py
     makes them. Pruned weights are 0 from the start and stay so: their gradients are masked.
+    made: compiled kernels (engine.compiled.kernels) that compute in torch's place, or None.
     """
 
-    def __init__(self, model, states, masks, device, precision="fp32"):
+    def __init__(self, model, states, masks, device, precision="fp32", made=None):
         self.size, self.precision = len(states), precision
         self.model = copy.deepcopy(model).to(device)
         self.has_dropout = any(
@@ -83,6 +85,16 @@ class Cohort:
                 name: state.pop(name).requires_grad_() for name, _ in model.named_parameters()
             }
             self.buffers = state
+        self.nets = [self._net(made, run) for run in range(self.size)] if made else None
+
+    def _net(self, made, run):
+        """A run's compiled network: its tensors are the cohort's own memory."""
+        tensors, masks = (
+            {name: tensor.detach() if self.size == 1 else tensor.detach()[run]
+             for name, tensor in parts.items()}
+            for parts in (self.params, self.masks)
+        )  # fmt: skip
+        return Net(made, self.model, tensors, masks)
 
     def _stack(self, tensors, device):
         stacked = torch.stack([tensor.to(device) for tensor in tensors])
@@ -92,6 +104,10 @@ class Cohort:
         """(R, B, C, H, W) images in [0, 1], (B, C, H, W) when R = 1 -> logits (R, B, K), (B, K)
         when R = 1.
         """
+        if self.nets:
+            parts = [images] if self.size == 1 else images
+            logits = [net.logits(x) for net, x in zip(self.nets, parts, strict=True)]
+            return logits[0] if self.size == 1 else torch.stack(logits)
         if self.size == 1:
             return self.model(images)
 
@@ -141,6 +157,8 @@ class Cohort:
         with torch.no_grad():
             for name, tensor in {**self.params, **self.buffers}.items():
                 tensor.copy_(state[name])
+        for net in self.nets or ():
+            net.pull()
 
     def unstack(self, state):
         """A dict with a run axis -> R dicts of CPU tensors without it."""

@@ -78,6 +78,12 @@ class Optimizer:
                 for part in parts:
                     part.load(kind, moments[name], steps)
 
+    def written(self):
+        """Every tensor that a step changes, beside the parameters themselves."""
+        parts = [part for parts in self.parts for part in parts]
+        tensors = [t for part in parts for t in (part.first, part.second, part.steps, part.values)]
+        return [tensor for tensor in tensors if tensor is not None]
+
     def _by_name(self):
         return zip(self.names, *self.parts, strict=True)
 

@@ -6,17 +6,21 @@ They lie on the device, and the step finds its own place among them.
 import torch
 import torch.nn.functional as F
 
+from engine.graph import Replay
 from engine.optimizer import Optimizer
 from utils import generator, shuffled, stream
 
 
-class Stepper:
-    """A cohort's training steps: `start` an epoch, then `step` through its batch `sizes`; `losses`
-    (steps, R) fill up on the device.
+class Epochs:
+    """A cohort's batches, rates and losses: `start` an epoch, then `advance` through its batches.
 
     configs: R RunConfigs that differ in nothing but what a cohort's runs may have for their own;
-    change(images, labels) -> images, if given, is applied to each batch (online attacks).
+    change(images, labels) -> images, if given, is applied to each batch (online attacks). sizes:
+    images of each step's batch; losses: (steps, R), as far as the epoch has come; `optimizer` has
+    the moments. `at_once`: steps between which nobody needs to ask whether to stop.
     """
+
+    at_once = 1
 
     def __init__(self, cohort, data, configs, change=None):
         self.cohort, self.data, self.configs, self.change = cohort, data, configs, change
@@ -26,7 +30,7 @@ class Stepper:
             end - start for start, end in batch_bounds(self.count, self.config.batch_size)
         ]
         self.steps = len(self.sizes)
-        self.optimizer = Optimizer(cohort.params, cohort.masks, configs)
+        self.optimizer = self.make_optimizer()
         self.order = torch.empty_like(data.train_index)
         self.shifts = (
             torch.empty(*self.order.shape, 3, dtype=torch.long, device=device)
@@ -34,10 +38,7 @@ class Stepper:
             else None
         )
         self.rates = torch.empty(self.steps, len(self.optimizer.groups), device=device)
-        self.losses = torch.empty(self.steps, cohort.size, device=device)
-        # of the step within its epoch
-        self.number = torch.zeros(1, dtype=torch.long, device=device)
-        self.range = torch.arange(self.config.batch_size + 1, device=device)
+        self.losses = torch.zeros(self.steps, cohort.size, device=device)
 
     def start(self, round_number, epoch):
         """Lay out an epoch: each run's order and crops, from its own streams (seed, name, round,
@@ -67,7 +68,7 @@ class Stepper:
             schedule[:, None]
             * torch.tensor([lr for lr, _ in self.optimizer.groups], dtype=torch.double)
         )
-        self.number.zero_()
+        self.move_to(0)
         # dropout and the random starts of online attacks draw from torch's own generator
         torch.manual_seed(stream(seeds[0], "dropout", round_number, epoch))
 
@@ -75,8 +76,50 @@ class Stepper:
         """Skip to step `number` of the epoch that was started; losses (number, R) are those of the
         steps before it.
         """
-        self.number.fill_(number)
+        self.move_to(number)
         self.losses[:number] = losses
+
+    def batch(self, places):
+        """(images, labels) at these places (n,) of the epoch's order, cropped and attacked."""
+        index = self.cohort.select(self.order.index_select(1, places))
+        images, labels = self.data.images[index], self.data.labels[index]
+        if self.shifts is not None:
+            images = crop_and_flip(images, self.cohort.select(self.shifts.index_select(1, places)))
+        return (self.change(images, labels) if self.change else images), labels
+
+
+class Stepper(Epochs):
+    """Steps by torch, on a GPU as a CUDA graph: the step finds its own place in the epoch."""
+
+    def __init__(self, cohort, data, configs, change=None):
+        super().__init__(cohort, data, configs, change)
+        device = data.images.device
+        self.done = 0
+        # of the step within its epoch
+        self.number = torch.zeros(1, dtype=torch.long, device=device)
+        self.range = torch.arange(self.config.batch_size + 1, device=device)
+        self.full = Replay(self.step, device, self.written())
+
+    def make_optimizer(self):
+        """The optimiser of these runs."""
+        return Optimizer(self.cohort.params, self.cohort.masks, self.configs)
+
+    def written(self):
+        """Every tensor that a step changes."""
+        own = {**self.cohort.params, **self.cohort.buffers}
+        return [*own.values(), *self.optimizer.written(), self.losses, self.number]
+
+    def move_to(self, number):
+        """Make step `number` of the epoch the next."""
+        self.done = number
+        self.number.fill_(number)
+
+    def advance(self, count):
+        """Train on the epoch's next `count` batches."""
+        for _ in range(count):
+            size = self.sizes[self.done]
+            self.full() if size == self.config.batch_size else self.step(size)
+            self.done += 1
 
     def step(self, size=None):
         """Train on the epoch's next batch: batch_size images, or `size`, which only the last batch
@@ -84,12 +127,7 @@ class Stepper:
         """
         size = size or self.config.batch_size
         places = self.number * self.config.batch_size + self.range[:size]
-        index = self.cohort.select(self.order.index_select(1, places))
-        images, labels = self.data.images[index], self.data.labels[index]
-        if self.shifts is not None:
-            images = crop_and_flip(images, self.cohort.select(self.shifts.index_select(1, places)))
-        if self.change:
-            images = self.change(images, labels)
+        images, labels = self.batch(places)
         losses = train_step(
             self.cohort, images, labels, self.optimizer, self.rates.index_select(0, self.number)[0]
         )

@@ -24,7 +24,7 @@ from store.files import (
 )
 from store.lock import Hold
 from store.log import Log
-from store.saved import must_match, provenance, saved_config
+from store.saved import must_match, saved_config
 from utils import UserError, advice, hash8
 
 # what every row of the two tables has; attacks and other columns come and go
@@ -150,10 +150,10 @@ class RunFolder:
             why = f"cannot be written ({os.strerror(error.errno)}): name a folder that can"
             raise UserError(f"--runs_dir: {self.path} {why}") from error
 
-    def start(self, config, device, progress, report, draw_samples, say=print):
+    def start(self, config, now, progress, report, draw_samples, say=print):
         """Write what is known before round 0; an existing run keeps what it has.
 
-        report: the figures of the attacked images, None without; draw_samples(path): a picture of
+        now: what it runs on (store.saved.provenance); report: the figures of the attacked images, None without; draw_samples(path): a picture of
         them, or None. UserError if a theta_0 that was lost cannot be drawn again.
         """
         checkpoint = progress.checkpoint
@@ -168,7 +168,6 @@ class RunFolder:
             write_json(self.report, report)
         if draw_samples:
             write_atomic(self.samples, draw_samples)
-        now = provenance(device)
         if not self.config_file.exists():  # last: it makes the folder a run
             write_json(self.config_file, {"flags": config.flags(), "provenance": now})
         else:
@@ -178,11 +177,11 @@ class RunFolder:
             write_csv(self.rounds, checkpoint.rounds)
 
     def _note_other_code(self, now, number, say):
-        """Say, and add to config.json, that a run goes on under another revision or libraries."""
+        """Say, and add to config.json, that a run goes on under another revision, libraries or step."""
         saved = saved_config(self.path)
         before = [saved["provenance"], *saved.get("resumed", [])][-1]
-        names = ("revision", "modified", "versions")
-        differing = [name for name in names if before.get(name) != now[name]]
+        names = ("revision", "modified", "versions", "step")
+        differing = [name for name in names if before.get(name, now[name]) != now[name]]
         if differing:
             what = "was begun under other code or libraries and goes on under these"
             say(f"note: {self.path} {what}; config.json has both ({', '.join(differing)})")

@@ -70,8 +70,8 @@ def must_match(config, saved, folder):
         raise UserError(f"{folder} belongs to another run: {'; '.join(differing)}")
 
 
-def provenance(device):
-    """Code revision, library versions and device, for config.json."""
+def provenance(device, step="torch"):
+    """Code revision, library versions, device and what computes the steps, for config.json."""
     import torch
 
     git = functools.partial(_told, "git", "-C", str(Path(__file__).parent))
@@ -87,6 +87,7 @@ def provenance(device):
         "driver": {"cuda": torch.version.cuda, "driver": _told("nvidia-smi", *query)}
         if on_gpu
         else None,
+        "step": step,
         "threads": torch.get_num_threads(),
         "host": platform.node(),
     }

@@ -16,6 +16,8 @@ from helpers import ROOT
 from study.request import parse
 
 torch.set_num_threads(1)
+# compiled once, not by each process that a test starts
+os.environ.setdefault("NUMBA_CACHE_DIR", str(ROOT / ".pytest_cache" / "compiled"))
 
 
 @pytest.fixture(scope="session")

@@ -15,6 +15,7 @@ import main
 import pruning
 from config import RunConfig, resolve
 from engine.cohort import Cohort, Data
+from engine.compiled_step import CompiledStepper
 from engine.place import Keeper
 from engine.signals import stop
 from store.files import load_tensors, read_csv, save_tensors, write_csv, write_json, write_text
@@ -91,6 +92,7 @@ class StopsAt:
     def __init__(self, monkeypatch, every):
         self.count, self.every = 0, every
         monkeypatch.setattr(Keeper, "stopping", property(lambda keeper: self.ask()))
+        monkeypatch.setattr(CompiledStepper, "WEIGHTS_AT_ONCE", 0)  # it is asked at every step
 
     def ask(self):
         self.count += 1
