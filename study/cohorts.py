@@ -80,13 +80,19 @@ def cohorts(runs):
         kinds.setdefault(shared_by_a_cohort(run), []).append(run)
     for members in kinds.values():
         members.sort(key=lambda run: run.config.lr)  # those of one rate are updated in one go
-        size = members[0].config.cohort_size or default_cohort_size(members[0].config)
+        size = members[0].config.cohort_size or default_cohort_size(members)
         yield from (members[start : start + size] for start in range(0, len(members), size))
 
 
-def default_cohort_size(config):
-    """64 on a GPU, which one small net leaves idle; 1 on a CPU, where stacking saves nothing."""
-    return 64 if gpus(config) else 1
+def default_cohort_size(runs):
+    """How many of these runs train together: on a GPU as many as is measured to be fastest for the
+    network; 1 on a CPU, where stacking saves nothing.
+    """
+    if len(runs) == 1 or not gpus(runs[0].config):
+        return 1
+    from study.measure import fastest_size
+
+    return fastest_size(runs[0].config)
 
 
 # A cohort to its end ---------------------------------------------------------------------------

@@ -1,0 +1,152 @@
+"""How many runs of a network train together in the least time each, measured on the device.
+
+A GPU that one small net leaves idle trains many at once, but stacked convolutions become grouped
+ones, which are slower, so it depends on the network. It is asked for once: --cache_dir keeps it.
+"""
+
+import json
+import statistics
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import torch
+
+import archs
+import pruning
+from attacked.cache import cache_folder, locked
+from config import RunConfig, attack_settings
+from data import describe
+from engine.cohort import Cohort, Data
+from engine.graph import EAGER
+from engine.machine import pick_device
+from engine.step import Stepper
+from store.files import write_json
+from train import online_attack
+from utils import UserError, one_line
+
+VERSION = 1  # of how it is measured
+SIZES = (1, 4, 16, 64)
+STEPS = 20  # timed at once, three times
+IMAGES = 1000  # random ones; what they show takes no other time
+FLAGS = ("arch_type", "batch_size", "precision", "optimizer", "momentum", "augment")
+
+
+def fastest_size(config):
+    """The cohort size of SIZES that takes the least time a run, of those within 5 % the smallest.
+
+    1 where it cannot be measured, which is said.
+    """
+    recipe = what_counts(config)
+    folder = cache_folder(config.cache_dir, "cohorts", config.arch_type, recipe)
+    path = folder / "seconds.json"
+    with locked(folder):
+        seconds = kept(path)
+        if not seconds:
+            what = f"how many runs of {config.arch_type} train together fastest"
+            print(f"measuring {what} on {recipe['device']} (kept in {path})", flush=True)
+            try:
+                seconds = in_its_own_process(config)
+            except UserError as error:
+                print(f"note: that cannot be measured, so they train alone: {error}")
+                return 1
+            write_json(path, {"recipe": recipe, "seconds": seconds})
+    least = min(seconds.values())
+    return min(int(size) for size, value in seconds.items() if value <= 1.05 * least)
+
+
+def what_counts(config):
+    """What the time of a step depends on."""
+    shape, classes = describe(config.dataset, config.data_dir)
+    device = torch.cuda.get_device_name(config.gpu or 0) if torch.cuda.is_available() else "cpu"
+    recipe = {"device": device, "torch": torch.__version__, "version": VERSION}
+    recipe |= {"images": list(shape), "classes": classes}
+    recipe |= {name: getattr(config, name) for name in FLAGS}
+    if config.attack_mode == "online":
+        settings = attack_settings(config, config.attack, shape[0] > 1)
+        recipe |= {"attack": settings.attack, "norm": settings.norm, **dict(settings.values)}
+        recipe["mix_ratio"] = config.mix_ratio
+    return recipe
+
+
+def kept(path):
+    """{size: seconds} as `fastest_size` wrote it; empty where there is none, or it is damaged."""
+    try:
+        seconds = json.loads(path.read_text())["seconds"]
+        return {str(int(size)): float(value) for size, value in seconds.items()}
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+        return {}
+
+
+def in_its_own_process(config):
+    """{size: seconds a run and step}, from a process whose memory of the device is free afterwards.
+
+    UserError, with the last thing that it said, where it fails.
+    """
+    flags = config.replace(data_dir=str(Path(config.data_dir).absolute())).flags()
+    done = subprocess.run(
+        [sys.executable, "-m", "study.measure"], input=json.dumps(flags), text=True,
+        capture_output=True, cwd=Path(__file__).parents[1],
+    )  # fmt: skip
+    if done.returncode:
+        said = done.stderr.strip().splitlines() or [f"exit code {done.returncode}"]
+        raise UserError(one_line(said[-1]))
+    return json.loads(done.stdout.splitlines()[-1])
+
+
+def seconds_by_size(config, device):
+    """{size: seconds a run and step}, up to where the device's memory ends or it only gets slower.
+
+    OutOfMemoryError where not even one run fits.
+    """
+    shape, classes = describe(config.dataset, config.data_dir)
+    model = archs.build(config.arch_type, shape, classes, ([0.5] * shape[0], [0.3] * shape[0]))
+    torch.set_float32_matmul_precision("high" if config.precision == "tf32" else "highest")
+    found = {}
+    for size in SIZES:
+        try:
+            seconds = step_seconds(random_stepper(config, model, size, shape, classes, device))
+        except torch.OutOfMemoryError:
+            if not found:
+                raise
+            break
+        found[str(size)] = seconds / size
+        if seconds / size > 1.5 * min(found.values()):
+            break
+    return found
+
+
+def random_stepper(config, model, runs, shape, classes, device):
+    """A Stepper of so many runs of a network, dense, on random images, its epoch laid out."""
+    states, masks = [model.state_dict()] * runs, [pruning.ones(model)] * runs
+    cohort = Cohort(model, states, masks, device, config.precision)
+    count = config.batch_size * (EAGER + 2 + 3 * STEPS)
+    index = torch.randint(IMAGES, (runs, count), device=device)
+    images = torch.rand(IMAGES, *shape, device=device)
+    labels = torch.randint(classes, (IMAGES,), device=device)
+    change = online_attack(cohort, config) if config.attack_mode == "online" else None
+    stepper = Stepper(cohort, Data(images, labels, index, index[:, :1]), [config] * runs, change)
+    stepper.start(0, 0)
+    cohort.model.train()
+    return stepper
+
+
+def step_seconds(stepper):
+    """Median seconds of a step, after what a GPU's capture takes."""
+
+    def timed(count):
+        began = time.perf_counter()
+        stepper.advance(count)
+        if stepper.losses.device.type == "cuda":
+            torch.cuda.synchronize(stepper.losses.device)
+        return time.perf_counter() - began
+
+    timed(EAGER + 2)
+    return statistics.median(timed(STEPS) / STEPS for _ in range(3))
+
+
+if __name__ == "__main__":
+    asked = RunConfig.of(json.load(sys.stdin))
+    place = pick_device(asked.device, asked.gpu, say=lambda text: None)
+    print(json.dumps(seconds_by_size(asked, place)))
