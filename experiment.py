@@ -22,7 +22,7 @@ from attacks import ATTACKS, attack_test_images
 from config import attack_settings
 from engine.cohort import Cohort
 from engine.compiled import kernels_for
-from engine.machine import has_bf16, pick_device, set_threads
+from engine.machine import bf16_ratio, pick_device, set_threads
 from engine.place import Keeper
 from engine.signals import Interrupted, stop
 from store.files import load_tensors, misfit, write_json
@@ -65,9 +65,6 @@ def train_cohort(runs, say=tqdm.write):
         say("note: --precision=tf32 is of GPUs: this trains in fp32")
     precision = "high" if shared.precision == "tf32" else "highest"
     torch.set_float32_matmul_precision(precision)
-    if shared.precision == "bf16" and device.type == "cpu" and not has_bf16():
-        what = "this CPU has no bf16 instructions: --precision=bf16 takes longer than fp32 here"
-        say(f"warning: {what}")
     # the optimiser's moments of dead units decay into denormals, which are slow
     torch.set_flush_denormal(True)
     dataset = data.load(shared.dataset, shared.data_dir)
@@ -95,6 +92,11 @@ def train_cohort(runs, say=tqdm.write):
     for slot, run in enumerate(sound):
         open_run(lab, run, slot)
     set_threads(shared.threads, small=archs.is_small(shared.arch_type, *size))
+    if shared.precision == "bf16" and device.type == "cpu":
+        times = bf16_ratio(model, dataset.in_shape, shared.batch_size)
+        if times > 0.95:
+            what = f"a step takes {times:.1f} times as long as in fp32 on this CPU (measured)"
+            say(f"warning: --precision=bf16 does not pay: {what}")
     return failed + rounds(lab, sound)
 
 

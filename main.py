@@ -11,6 +11,7 @@ is imported once the flags make sense, so that --help and a mistyped flag answer
 
 import sys
 
+from engine.machine import wait_briefly
 from engine.signals import stop
 from utils import UserError, devnull, one_line, open_streams
 
@@ -22,6 +23,7 @@ def main(argv=None):
     """
     open_streams()
     stop.listen()
+    wait_briefly()
     try:
         from study.request import parse_runs  # Ctrl-C is listened for meanwhile
 
@@ -45,8 +47,7 @@ def main(argv=None):
         print(f"main.py: error: {reason(error)}", file=sys.stderr)
         return 2
     except KeyboardInterrupt as error:
-        left = "the same command goes on where it was (a surrogate in training begins again)"
-        print(f"main.py: stopped; {left}", file=sys.stderr)
+        print("main.py: stopped; the same command goes on where it was", file=sys.stderr)
         return 128 + getattr(error, "signal", 2)
 
 

@@ -8,14 +8,18 @@ from torch import nn
 def conv(widths, in_shape, num_classes):
     """Pairs of 3x3 convolutions with these widths, each pair ending in a 2x2 pooling, then
     256-256-classes.
+
+    The second ReLU of a pair follows the pooling, which gives the same in a quarter of the work.
     """
     channels, height, width = in_shape
     layers = OrderedDict()
     for pair, out in enumerate(widths):
-        for number, inside in ((2 * pair + 1, channels), (2 * pair + 2, out)):
-            layers[f"conv{number}"] = nn.Conv2d(inside, out, 3, padding=1)
-            layers[f"relu{number}"] = nn.ReLU()
+        first, second = 2 * pair + 1, 2 * pair + 2
+        layers[f"conv{first}"] = nn.Conv2d(channels, out, 3, padding=1)
+        layers[f"relu{first}"] = nn.ReLU()
+        layers[f"conv{second}"] = nn.Conv2d(out, out, 3, padding=1)
         layers[f"pool{pair + 1}"] = nn.MaxPool2d(2)
+        layers[f"relu{second}"] = nn.ReLU()
         channels, height, width = out, height // 2, width // 2
     return nn.Sequential(
         layers

@@ -1,5 +1,6 @@
 """DeepRobust's own networks: the default surrogates, against which attacked data sets are made."""
 
+import torch.nn.functional as F
 from torch import nn
 
 from utils import prepare_deeprobust
@@ -10,10 +11,17 @@ def cnn(in_shape, num_classes):
     prepare_deeprobust()
     from deeprobust.image.netmodels.CNN import Net
 
+    class CNN(Net):
+        """Theirs in any memory layout, its ReLUs after the pooling: the same function, faster."""
+
+        def forward(self, x):
+            x = F.relu(F.max_pool2d(self.conv1(x), 2))
+            x = F.relu(F.max_pool2d(self.conv2(x), 2))
+            return self.fc2(F.relu(self.fc1(x.flatten(1))))
+
     channels, height, width = in_shape
-    net = Net(in_channel1=channels, H=height, W=width)
+    net = CNN(in_channel1=channels, H=height, W=width)
     net.fc2 = nn.Linear(1024, num_classes)  # theirs is fixed to ten classes
-    net.channels_last = False  # its forward takes a `view`, which needs torch's usual layout
     return net
 
 

@@ -16,22 +16,21 @@ from pathlib import Path
 import numpy as np
 import torch
 from filelock import FileLock
-from tqdm import tqdm
 
 import archs
 import attacks
 import data
-import pruning
 from attacked.levels import LEVELS, from_levels, settle, to_float
+from attacked.progress import Progress
+from attacked.training import TRAINING, train_surrogate
 from config import attack_settings
-from engine.cohort import Cohort, Data
+from engine.signals import Interrupted, stop
 from store.files import load_tensors, misfit, of_the_system, save_tensors, write_atomic, write_json
-from train import fit
 from utils import UserError, fingerprint, hash8, one_line, stream
 
-VERSION = 1  # of how both are made here; a change that changes them needs another
+VERSION = 1  # of how attacked images are made here; a change that changes them needs another
 BATCH = 64  # fastest on a CPU, where most sets are made; a GPU takes a whole file
-SHARD = 4096  # images a file: what a kill can lose
+SHARD, SHARD_SECONDS = 4096, 60  # images a file, or as many as take so long: what a kill can lose
 
 
 def cache_folder(cache_dir, kind, name, recipe):
@@ -62,38 +61,45 @@ def surrogate(config, dataset, device, say=print):
     """The network the data set is attacked against, in eval mode with frozen weights.
 
     It trains on clean images with Adam 1e-3 and batches of 128, on a split of its own
-    (--attack_seed), and keeps its best epoch on the held-out part.
+    (--attack_seed), and keeps its best epoch on the held-out part (attacked/training.py).
     """
     stats = data.channel_stats(dataset.train_images)
     seed = stream(config.attack_seed, "surrogate")
     size = (dataset.in_shape, dataset.num_classes)
     net = archs.build(config.surrogate, *size, stats, "torch", seed)
+    epochs = surrogate_epochs(config, dataset)
     recipe = {
         "dataset": dataset.name,
         "images": fingerprint(dataset.train_images, dataset.train_labels),
         "arch": config.surrogate,
-        "epochs": surrogate_epochs(config, dataset),
+        "epochs": epochs,
         "seed": config.attack_seed,
-        "training": f"adam 1e-3, batch 128, version {VERSION}",
+        "training": TRAINING,
     }
     name = f"{dataset.name}-{config.surrogate}"
     folder = cache_folder(config.cache_dir, "surrogates", name, recipe)
-    path = folder / "weights.safetensors"
+    path, partial = folder / "weights.safetensors", folder / "partial.pt"
     with locked(folder):
         state = _load_surrogate(path, net, say)
         if state is None:
-            epochs = recipe["epochs"]
-            on = f"on clean {dataset.name} ({epochs} epochs)"
+            on = f"on clean {dataset.name} ({epochs} epoch{'s' if epochs > 1 else ''})"
             say(f"training the surrogate {config.surrogate} {on}")
-            state = _train_surrogate(net, config, dataset, epochs, device, say)
             write_json(folder / "recipe.json", recipe)
+            own = (partial, hash8(recipe))
+            state = train_surrogate(net, config, dataset, epochs, device, *own, say)
             save_tensors(path, state)
+            partial.unlink(missing_ok=True)
     net.load_state_dict(state)
-    return net.to(device).eval().requires_grad_(False)
+    # convolutions are a sixth to a third faster so
+    net = net.to(device, memory_format=torch.channels_last)
+    return net.eval().requires_grad_(False)
 
 
 def surrogate_epochs(config, dataset):
-    """--surrogate_epochs; for 0 three passes, more for a small data set: 300 batches of 128."""
+    """--surrogate_epochs; for 0 three passes, more for a small data set: 300 batches of 128.
+
+    Fewer make stronger images, not only sooner ones: see docs/attacks.md.
+    """
     return config.surrogate_epochs or max(3, -(-300 * 128 // len(dataset.train_labels)))
 
 
@@ -109,36 +115,6 @@ def _load_surrogate(path, net, say):
     say(f"note: {path} is damaged and is made again")
     path.unlink()
     return None
-
-
-def _train_surrogate(net, config, dataset, epochs, device, say):
-    """Train through the same code as the runs: a cohort of one, nothing pruned."""
-    settings = config.replace(
-        optimizer="adam", lr=1e-3, batch_size=128, weight_decay=0.0, end_iter=epochs,
-        rewind_epoch=0, warmup_steps=0, lr_drops="", precision="fp32", augment=False, valid_freq=1,
-        valid_steps=0, order_seed=stream(config.attack_seed, "surrogate order"),
-    )  # fmt: skip
-    seed = stream(config.attack_seed, "surrogate split")
-    split = data.split(len(dataset.train_labels), 1 / 12, seed)
-    train_index, val_index = (torch.from_numpy(part)[None].to(device) for part in split)
-    labels = torch.from_numpy(dataset.train_labels).to(device)
-    pool = Data(to_float(dataset.train_images, device), labels, train_index, val_index)
-    cohort = Cohort(net, [net.state_dict()], [pruning.ones(net)], device)
-    with tqdm(total=epochs, desc="surrogate", unit="epoch", leave=False, disable=None) as bar:
-
-        def on_epoch(epoch, rows):
-            last = rows[0][-1]
-            loss, accuracy = f"{last['train_loss']:.4f}", f"{last['val_accuracy']:.2f} %"
-            bar.set_postfix(loss=loss, val=accuracy)
-            bar.update()
-            # a log is told now and then that work goes on
-            if bar.disable and (epoch + 1) % max(1, epochs // 5) == 0:
-                say(
-                    f"  surrogate epoch {epoch + 1} of {epochs}: loss {loss}, validation {accuracy}"
-                )
-
-        best = fit(cohort, pool, [settings], 0, on_epoch).best
-    return cohort.unstack(best)[0]
 
 
 # Attacked images -------------------------------------------------------------------------------
@@ -239,37 +215,48 @@ def code_of(function):
 
 
 def _attack_missing(config, folder, part, dataset, missing, model, say=print):
-    """Attack these images in batches and write them as shards, each of which appears whole."""
-    images, labels = getattr(dataset, f"{part}_images"), getattr(dataset, f"{part}_labels")
+    """Attack these images in batches and write them in shards, each of which appears whole.
+
+    A signal is obeyed after a batch and loses nothing, a kill loses a shard.
+    """
     settings = attack_settings(config, config.attack, dataset.in_shape[0] > 1)
-    make, device = maker(settings), next(model.parameters()).device
-    within = not settings.entry().minimal()
-    batch = BATCH if device.type == "cpu" else SHARD
-    title = f"{config.attack} {part}"
-    with tqdm(total=len(missing), desc=title, unit="image", leave=False, disable=None) as bar:
-        for first in range(0, len(missing), SHARD):
-            began, made = time.perf_counter(), []
-            shard = missing[first : first + SHARD]
-            for start in range(0, len(shard), batch):
-                index = shard[start : start + batch]
-                clean = to_float(images[index], device)
-                truth = torch.from_numpy(labels[index]).to(device)
-                starts = attacks.starts_for(config.attack_seed, part, index, clean)
-                attacked = make(model, clean, truth, settings, starts)
-                levels = settle(model, images[index], truth, attacked, keep_within=within)
-                before = attacks.is_correct(model, clean, truth)
-                after = attacks.is_correct(model, from_levels(levels, device), truth)
-                made.append((index, levels, before.cpu().numpy(), after.cpu().numpy()))
-                bar.update(len(index))
-            columns = map(np.concatenate, zip(*made, strict=True))
-            arrays = dict(zip(("index", "pixels", "before", "after"), columns, strict=True))
-            seconds = (time.perf_counter() - began) / len(shard)
-            arrays["seconds"] = np.full(len(shard), seconds, np.float32)
-            path = folder / f"{part}-{fingerprint(shard)}.npz"
-            write_atomic(path, lambda name, arrays=arrays: np.savez_compressed(name, **arrays))
-            # a log is told now and then that work goes on
-            if bar.disable and first + SHARD < len(missing):
-                say(f"  {first + SHARD:,} of {len(missing):,}")
+    size = BATCH if next(model.parameters()).device.type == "cpu" else SHARD
+    made, began = [], time.perf_counter()
+    title = f"attacking {part} images"
+    with Progress(title, len(missing), "images", say) as progress, stop.deferring():
+        for start in range(0, len(missing), size):
+            index = missing[start : start + size]
+            made.append(_attack_batch(config.attack_seed, settings, part, dataset, index, model))
+            progress.reach(start + len(index))
+            seconds, whole = time.perf_counter() - began, size * len(made) >= SHARD
+            if whole or seconds > SHARD_SECONDS or stop.signal or progress.done == len(missing):
+                _write_shard(folder, part, made, seconds)
+                made, began = [], time.perf_counter()
+            if stop.signal:
+                raise Interrupted(stop.signal)
+
+
+def _attack_batch(seed, settings, part, dataset, index, model):
+    """(index, levels, before, after) of the images at these positions, as AttackedSet has them."""
+    images, device = getattr(dataset, f"{part}_images")[index], next(model.parameters()).device
+    clean = to_float(images, device)
+    truth = torch.from_numpy(getattr(dataset, f"{part}_labels")[index]).to(device)
+    starts = attacks.starts_for(seed, part, index, clean)
+    attacked = maker(settings)(model, clean, truth, settings, starts)
+    levels = settle(model, images, truth, attacked, keep_within=not settings.entry().minimal())
+    before = attacks.is_correct(model, clean, truth)
+    after = attacks.is_correct(model, from_levels(levels, device), truth)
+    return index, levels, before.cpu().numpy(), after.cpu().numpy()
+
+
+def _write_shard(folder, part, made, seconds):
+    """Write what batches made (_attack_batch) in so many seconds."""
+    columns = map(np.concatenate, zip(*made, strict=True))
+    arrays = dict(zip(("index", "pixels", "before", "after"), columns, strict=True))
+    count = len(arrays["index"])
+    arrays["seconds"] = np.full(count, seconds / count, np.float32)
+    path = folder / f"{part}-{fingerprint(arrays['index'])}.npz"
+    write_atomic(path, lambda name: np.savez_compressed(name, **arrays))
 
 
 def _read_shards(folder, part, shape, say):

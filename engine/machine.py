@@ -1,9 +1,16 @@
 """Devices, cores and threads of this machine."""
 
+import contextlib
+import copy
+import ctypes
 import os
-from pathlib import Path
+import time
 
 from utils import UserError
+
+PROBE = 0.2  # seconds after which bf16_ratio tries no more images
+# mallopt's names for: how much freed memory is given back, and from what size it is not kept
+M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3
 
 
 def pick_device(wanted, gpu, say=print):
@@ -40,19 +47,65 @@ def gpus(config):
     return torch.cuda.device_count() if config.gpu is None else 1
 
 
-def has_bf16():
-    """Whether the CPU multiplies in bfloat16 itself; asked of Linux on x86, else taken as given."""
-    try:
-        flags = Path("/proc/cpuinfo").read_text()
-    except OSError:
-        return True
-    return "flags" not in flags or "amx_bf16" in flags or "avx512_bf16" in flags
+def bf16_ratio(model, in_shape, batch_size):
+    """How many times as long a training step takes in bf16 as in fp32 on this CPU: its own time.
+
+    Measured on a copy of the model (images in [0, 1] of shape in_shape (C, H, W) -> logits), loss
+    and gradients: of a few images, then of ever more, until it is a batch or PROBE seconds are
+    spent, since large batches gain more. Below 1, bf16 pays.
+    """
+    import torch
+    import torch.nn.functional as F
+
+    net = copy.deepcopy(model).train().to(memory_format=torch.channels_last)
+    images = torch.rand(batch_size, *in_shape, generator=torch.Generator())
+    labels = torch.zeros(batch_size, dtype=torch.long)
+
+    def seconds(count, low):
+        began = time.process_time()  # others may use the cores too
+        with torch.autocast("cpu", torch.bfloat16, enabled=low):
+            loss = F.cross_entropy(net(images[:count]), labels[:count])
+        torch.autograd.grad(loss, list(net.parameters()))
+        return time.process_time() - began
+
+    count, began = min(4, batch_size), time.perf_counter()
+    with torch.random.fork_rng(devices=[]):  # of dropout
+        while True:
+            # the first of two sets its kernels up
+            fp32, bf16 = (min(seconds(count, low) for _ in range(2)) for low in (False, True))
+            # the next size takes two to three times as long as all before it
+            if count == batch_size or time.perf_counter() - began > PROBE:
+                return bf16 / fp32
+            count = min(4 * count, batch_size)
 
 
 def cores():
     """How many CPU cores this process may use."""
     known = hasattr(os, "sched_getaffinity")
     return len(os.sched_getaffinity(0)) if known else os.cpu_count() or 1
+
+
+def wait_briefly():
+    """Let torch's threads sleep when they wait for each other; call it before torch is imported.
+
+    By themselves they spin, and keep from its core the thread that they wait for: a step of
+    DeepRobust's CNN on two cores, one of them busy, then took 3.4 times as long as on one thread,
+    and so 1.1 times (benchmarks/first_command.py). What the environment says already is left.
+    """
+    if not {"GOMP_SPINCOUNT", "OMP_WAIT_POLICY"} & os.environ.keys():
+        os.environ["GOMP_SPINCOUNT"] = "1000"
+
+
+def keep_memory():
+    """Let malloc keep what is freed, where it is glibc's.
+
+    Else each step gives its activations back to the system and gets them anew, page by page, which
+    is a tenth of a step of lenet5.
+    """
+    with contextlib.suppress(OSError, AttributeError, TypeError):
+        libc = ctypes.CDLL(None)
+        libc.mallopt(M_TRIM_THRESHOLD, 2**31 - 1)
+        libc.mallopt(M_MMAP_THRESHOLD, 2**25)
 
 
 def set_threads(wanted, small=False):
@@ -62,4 +115,5 @@ def set_threads(wanted, small=False):
     """
     import torch
 
+    keep_memory()
     torch.set_num_threads(wanted or (1 if small else cores()))

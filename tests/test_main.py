@@ -541,14 +541,6 @@ def test_training_on_nothing_but_attacked_images_is_warned_of(cache, tmp_path, c
         assert ("teaches the attack itself" in capsys.readouterr().out) == warned
 
 
-def test_bf16_without_its_instructions_is_warned_of(cache, tmp_path, monkeypatch, capsys):
-    flags = ["--precision=bf16", "--prune_iterations=1", "--end_iter=1"]
-    for number, has in enumerate((True, False)):
-        monkeypatch.setattr(experiment, "has_bf16", lambda has=has: has)
-        assert go(cache, tmp_path / str(number), *flags)[0] == 0
-        assert ("no bf16 instructions" in capsys.readouterr().out) != has
-
-
 def test_resume_of_nothing_says_so_with_dry_run_too(tmp_path, capsys):
     assert main.main([f"--runs_dir={tmp_path}", "--resume", "--dry_run"]) == 2
     told = capsys.readouterr()
