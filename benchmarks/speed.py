@@ -7,6 +7,7 @@ and precision.
     python benchmarks/speed.py --data_dir=data --cuda                # the same on a GPU, R up to
                                                                      # 256, and experiment 1
     python benchmarks/speed.py --data_dir=data --quick [--cuda]      # all, small: does it work?
+    bash benchmarks/gpu.sh speed                                     # on a GPU, in pieces
     python benchmarks/speed.py --data_dir=data --cuda --parts study  # a part of it: epochs networks
                                                                      # cohorts sizes study
 
@@ -70,6 +71,9 @@ def main():
         choices=list(PARTS),
         help="default: all of them, without study on a CPU",
     )
+    parser.add_argument(
+        "--go_on", action="store_true", help="pass over parts that this machine has measured"
+    )
     args = parser.parse_args()
     usual = [part for part in PARTS if part != "study" or args.cuda or args.quick]
     args.parts = args.parts or usual
@@ -84,6 +88,8 @@ def main():
     before = json.loads(path.read_text()) if path.exists() else {}
     parts = before.get("parts", {}) if before.items() >= made_on.items() else {}
     for part in args.parts:
+        if args.go_on and part in parts:
+            continue
         bench.rows = []
         PARTS[part](bench)
         parts[part] = bench.rows
@@ -233,13 +239,13 @@ class Bench:
         cohort.model.train()
         torch.set_float32_matmul_precision("high" if precision == "tf32" else "highest")
         stepper.start(0, 0)
-        one = Replay(stepper.step, self.device)
+        one = Replay(stepper.step, self.device, stepper.written())
 
         def steps(count):
             for _ in range(count):
                 one()
 
-        quick = self.device.type == "cuda" or (arch == "fc1" and runs == 1)
+        quick = (self.cuda and runs < 64) or (arch == "fc1" and (self.cuda or runs == 1))
         count = self.steps * (20 if quick else 1)
         warm = EAGER + 2 if self.device.type == "cuda" else 2
         steps(warm)

@@ -1,0 +1,92 @@
+#!/usr/bin/env bash
+# All there is to do on a first GPU, in pieces of less than ten minutes that go on where they were:
+#     DATA_DIR=data bash benchmarks/gpu.sh PART     # the same again, until it says "done"
+# PART is one of
+#     tests       the tests that need a GPU
+#     equality    the same runs on the CPU, on the GPU, and together on the GPU: the same tickets?
+#     speed       benchmarks/speed-cuda.json
+#     exp1        experiment 1 at paper scale
+#     mnist-lenet5 mnist-resnet20 cifar10-lenet5 cifar10-resnet20   0 and 50 % attacked, three seeds
+#     alexnet vgg16 resnet18 densenet121                            the same on digits
+# SCALE=smoke does them small, on a CPU too. What comes of a part lies in runs/gpu/SCALE (RUNS_DIR).
+# It takes torch 2.9 or later, and neither numba, nor Ray, nor a network: DATA_DIR has MNIST, and
+# CIFAR-10 as torchvision keeps it, or an .npz that CIFAR names (CIFAR=cifar10_18k). DeepRobust, if
+# it is not there, comes along in a folder of PYTHONPATH (pip install --no-deps --target).
+set -euo pipefail
+cd "$(dirname "$0")/.."
+PART=${1:-} SCALE=${SCALE:-paper} PYTHON=${PYTHON:-python} LIMIT=${LIMIT:-540} # seconds a piece
+DATA_DIR=${DATA_DIR:-data} CACHE_DIR=${CACHE_DIR:-cache} CIFAR=${CIFAR:-cifar10}
+ROOM=${RUNS_DIR:-runs}/gpu/$SCALE
+PARTS="tests equality speed exp1 mnist-lenet5 mnist-resnet20 cifar10-lenet5 cifar10-resnet20
+    alexnet vgg16 resnet18 densenet121"
+sorry() { echo "gpu.sh: error: $*" >&2; exit 2; }
+
+[[ -n $PART && " $(echo $PARTS) " = *" $PART "* ]] || sorry "PART '$PART': one of" $PARTS
+SEEDS="0 1 2" SPEED="--cuda --go_on" DEVICE=cuda LARGE="--prune_percent=40 --prune_iterations=6 --end_iter=6"
+SMALL="--prune_percent=20 --prune_iterations=12 --end_iter=6" DATASET=${PART%-*}
+[ "$DATASET" = "$PART" ] && DATASET=digits SMALL=$LARGE
+case $SCALE in
+paper)
+    "$PYTHON" -c "import sys, torch; sys.exit(not torch.cuda.is_available())" ||
+        sorry "torch sees no CUDA device here: SCALE=smoke does it small, on a CPU too" ;;
+smoke)
+    SEEDS="0 1" SPEED=--quick DEVICE=auto DATASET=digits
+    SMALL="--prune_percent=84 --prune_iterations=2 --end_iter=1" ;;
+*) sorry "SCALE=$SCALE: paper or smoke is needed" ;;
+esac
+[ "$DATASET" = cifar10 ] && DATASET=$CIFAR
+
+# study FOLDER FLAGS...: runs in a folder of the room, gone on with where they are
+study() {
+    "$PYTHON" main.py --runs_dir="$ROOM/$1" --data_dir="$DATA_DIR" --cache_dir="$CACHE_DIR" \
+        "${@:2}" ${FLAGS:-}
+}
+
+# net ARCH: what attacked images do to a network's tickets
+net() {
+    local surrogate=""
+    [ "$DATASET" = digits ] && surrogate=--surrogate=fc1
+    study "$PART" --arch_type="$1" --dataset="$DATASET" --prune_type lt reinit --attack=fgsm \
+        --attack_rate 0 50 --seed $SEEDS --device=$DEVICE $surrogate $SMALL
+    "$PYTHON" plots.py "$ROOM/$PART"/* -o "$ROOM/plots/$PART"
+}
+
+# the same flags thrice: by torch on the CPU, on the GPU one by one, and all together
+equality() {
+    local flags="--dataset=digits --arch_type=conv2 --optimizer=sgd --lr=0.05 --seed $SEEDS $SMALL"
+    study equality/cpu $flags --device=cpu --cohort_size=1
+    study equality/gpu $flags --device=$DEVICE --cohort_size=1
+    study equality/together $flags --device=$DEVICE --cohort_size=3
+    for other in gpu together; do
+        "$PYTHON" tickets.py --a "$ROOM/equality/cpu/*" --b "$ROOM/equality/$other/*" \
+            -o "$ROOM/equality/tickets-$other"
+    done
+}
+
+work() {
+    case $PART in
+    tests) "$PYTHON" -m pytest -rs tests/test_{graph,step,meta,measure}.py ;;
+    equality) equality ;;
+    speed) "$PYTHON" benchmarks/speed.py --data_dir="$DATA_DIR" $SPEED \
+        --parts epochs networks cohorts sizes ;;
+    exp1) RUNS_DIR=$ROOM REPORT=$ROOM/report bash experiments/exp1_attack_rate.sh ;;
+    *) net "${PART##*-}" ;;
+    esac
+}
+
+# A piece: main.py keeps where it is when timeout's signal comes, and the next piece goes on there
+if [ -z "${IN_A_PIECE:-}" ]; then
+    mkdir -p "$ROOM"
+    code=0
+    IN_A_PIECE=1 SCALE=$SCALE timeout --kill-after=40 "$LIMIT" bash benchmarks/gpu.sh "$PART" || code=$?
+    echo "$SECONDS" >> "$ROOM/$PART.seconds"
+    total=$(awk '{ sum += $1 } END { print sum }' "$ROOM/$PART.seconds")
+    case $code in
+    0) echo "$PART: done in $total s" ;;
+    124 | 137) echo "$PART: $total s so far; the same command goes on"; code=75 ;;
+    *) echo "$PART: failed, exit code $code" >&2 ;;
+    esac
+    exit $code
+fi
+export SCALE PYTHON DATA_DIR CACHE_DIR
+work
