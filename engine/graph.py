@@ -146,7 +146,8 @@ def no_waiting(device):
         yield
         return
     mode = torch.cuda.get_sync_debug_mode()
-    torch.cuda.set_sync_debug_mode("error")
+    with warnings.catch_warnings(action="ignore"):  # that the mode does not find every wait
+        torch.cuda.set_sync_debug_mode("error")
     try:
         yield
     finally:
