@@ -11,6 +11,7 @@ correctly, keep the best result of each image, and return the original where the
 """
 
 import contextlib
+import functools
 import math
 import runpy
 import sys
@@ -79,6 +80,19 @@ PARAMETERS["restarts"] = Parameter(
 
 
 @dataclass(frozen=True)
+class Signs:
+    """An attack that is no more than steps along the gradient's sign, linf, clipped to [0, 1].
+
+    An engine with a faster way to take such steps may: the result is the attack's but for rounding.
+    """
+
+    epsilon: float
+    steps: int
+    length: float  # of a step
+    starts: bool = False  # at random within epsilon, else at the image
+
+
+@dataclass(frozen=True)
 class Attack:
     """One line of ATTACKS: what makes the images, and the parameters it has."""
 
@@ -87,6 +101,7 @@ class Attack:
     draws: bool = False  # whether it draws random numbers
     dataset: Callable | None = None  # makes data sets in `make`'s place: DeepRobust's own
     control: bool = False  # no attack, but what one is compared with
+    signs: Callable | None = None  # settings -> the Signs that it is, or None
 
     def default(self, name, colour):
         """The default of a parameter for gray or colour images; what PARAMETERS says if it has
@@ -117,6 +132,11 @@ class AttackSettings:
     def entry(self):
         """The attack's entry in ATTACKS."""
         return ATTACKS[self.attack][self.norm]
+
+    def signs(self):
+        """The Signs that the attack is, or None."""
+        signs = self.entry().signs
+        return signs and signs(self)
 
     def iterative(self):
         """Whether it takes more than one step, so that only some test images are tried."""
@@ -217,7 +237,14 @@ def deeprobust_fgsm(model, images, labels, settings, starts=None):
     ).detach()
 
 
-ATTACKS["fgsm"] = {"linf": Attack(fgsm, {"epsilon": (0.3, 8 / 255)}, dataset=deeprobust_fgsm)}
+ATTACKS["fgsm"] = {
+    "linf": Attack(
+        fgsm,
+        {"epsilon": (0.3, 8 / 255)},
+        dataset=deeprobust_fgsm,
+        signs=lambda settings: Signs(settings.epsilon, 1, settings.epsilon),
+    )
+}
 
 
 def pgd(predict, images, labels, settings, starts):
@@ -235,6 +262,12 @@ def pgd(predict, images, labels, settings, starts):
             wide(open_), once(predict, images, labels, settings, starts(restart)), adversarial
         )
     return adversarial
+
+
+def pgd_signs(settings):
+    """PGD's Signs, of one start."""
+    steps, length = settings.attack_steps, settings.attack_step_size
+    return None if settings.restarts > 1 else Signs(settings.epsilon, steps, length, starts=True)
 
 
 def _pgd_linf(predict, images, labels, settings, start):
@@ -327,6 +360,7 @@ ATTACKS["pgd"] = {
         },
         draws=True,
         dataset=deeprobust_pgd,
+        signs=pgd_signs,
     ),
     "l2": Attack(
         pgd,
@@ -341,7 +375,15 @@ def noise(predict, images, labels, settings, starts):
     return (images + settings.epsilon * (2 * starts(0) - 1)).clamp(0, 1)
 
 
-ATTACKS["noise"] = {"linf": Attack(noise, {"epsilon": (0.3, 8 / 255)}, draws=True, control=True)}
+ATTACKS["noise"] = {
+    "linf": Attack(
+        noise,
+        {"epsilon": (0.3, 8 / 255)},
+        draws=True,
+        control=True,
+        signs=lambda settings: Signs(settings.epsilon, 0, 0.0, starts=True),
+    )
+}
 
 # Of least distance -------------------------------------------------------------------------------
 
@@ -556,15 +598,16 @@ EVAL_BATCH = 1000  # images of a run at a time
 ATTACK_BATCH = 64
 
 
-def attack_test_images(predict, lead, settings, images, labels, index):
+def attack_test_images(predict, lead, settings, images, labels, index, make=None):
     """Images (P, C, H, W) attacked against networks `predict`, each by itself.
 
+    make(images, labels, settings, starts) attacks them, if not the attack's own function does.
     lead: the leading axes that predict wants, () for one network or (R,). Returns tensors of shape
     (R,), (1,) for one: accuracy in percent; mean L2 of those changed; and the percent that the
     attack left as they were though classified correctly: a zero gradient, not robustness.
     index: (P,) numpy positions of the images in the test set, which name their random starts.
     """
-    make, runs = settings.entry().make, math.prod(lead)
+    make, runs = make or functools.partial(settings.entry().make, predict), math.prod(lead)
     hits, length, changed, unmoved = (torch.zeros(runs, device=labels.device) for _ in range(4))
     small = settings.iterative() and labels.device.type == "cpu"
     batch = ATTACK_BATCH if small else EVAL_BATCH
@@ -572,7 +615,7 @@ def attack_test_images(predict, lead, settings, images, labels, index):
         part = slice(start, start + batch)
         x = images[part].expand(*lead, *images[part].shape)
         y = labels[part].expand(*lead, -1)
-        attacked = make(predict, x, y, settings, starts_for(0, "test", index[part], x))
+        attacked = make(x, y, settings, starts_for(0, "test", index[part], x))
         l2 = l2_norm(attacked - x).view(runs, -1)
         correct = is_correct(predict, attacked, y).view(runs, -1)
         hits, unmoved = hits + correct.sum(1), unmoved + (correct & (l2 == 0)).sum(1)

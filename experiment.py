@@ -417,7 +417,7 @@ def whitebox_accuracy(tested):
             index = chosen.to(images.test.device)
             x, y = images.test[index], images.test_labels[index]
             accuracy, l2, unmoved = attack_test_images(
-                cohort.logits, lead, settings, x, y, chosen.numpy()
+                cohort.logits, lead, settings, x, y, chosen.numpy(), cohort.attack
             )
             for run in [run for run, own in enumerate(settings_of) if own == settings]:
                 column = f"whitebox_{name}_accuracy"

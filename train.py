@@ -9,7 +9,8 @@ import torch
 import torch.nn.functional as F
 
 from attacks import EVAL_BATCH
-from config import attack_settings
+from config import RunConfig, attack_settings
+from engine.cohort import Cohort
 from engine.compiled_step import CompiledStepper
 from engine.graph import Replay
 from engine.place import Place
@@ -49,7 +50,7 @@ def fit(cohort, data, configs, round_number, on_epoch=lambda epoch, rows: None, 
     """
     config, device = configs[0], data.images.device
     first = config.rewind_epoch if round_number else 0
-    online = online_attack(cohort, config) if config.attack_mode == "online" else None
+    online = OnlineAttack(cohort, config) if config.attack_mode == "online" else None
     stepper = (CompiledStepper if cohort.nets else Stepper)(cohort, data, configs, online)
     steps = stepper.steps
     # validation loss and accuracy
@@ -132,34 +133,46 @@ def validate(cohort, data, change=None):
     return evaluate(cohort, data.images, data.labels, data.val_index, change)
 
 
-def online_attack(cohort, config):
-    """A function of (images, labels) that attacks a batch's share of images, for these runs.
+@dataclass
+class OnlineAttack:
+    """Adversarial training (Goodfellow et al. 2015, section 6; Madry et al. 2018): called with
+    (images, labels), it attacks a batch's share of images against the nets as they are.
 
-    Adversarial training (Goodfellow et al. 2015, section 6; Madry et al. 2018). images (R, B, C, H,
-    W), (B, C, H, W) when R = 1; the first round(mix_ratio * B) are attacked against the present
-    nets, in eval mode meanwhile, so that batch-norm statistics are of the images that train them.
-    The batch's order is random, so which images come first is too.
+    images (R, B, C, H, W), (B, C, H, W) when R = 1; the first round(mix_ratio * B) are attacked, in
+    eval mode meanwhile, so that batch-norm statistics are of the images that train the nets. The
+    batch's order is random, so which images come first is too.
     """
 
-    def change(images, labels):
-        settings = attack_settings(config, config.attack, images.shape[-3] > 1)
-        count = round(config.mix_ratio * images.shape[-4])
+    cohort: Cohort
+    config: RunConfig
+
+    def __call__(self, images, labels):
+        """The batch with its share attacked."""
+        count = self.count(images.shape[-4])
         if not count:
             return images
         part = images.narrow(-4, 0, count)
         rest = images.narrow(-4, count, images.shape[-4] - count)
-        was_training = cohort.model.training
-        cohort.model.eval()
-
-        def starts(restart):
-            return torch.rand(part.shape[-4:], device=images.device)
-
+        model, was_training = self.cohort.model, self.cohort.model.training
+        model.eval()
         truth = labels.narrow(-1, 0, count)
-        attacked = settings.entry().make(cohort.logits, part, truth, settings, starts)
-        cohort.model.train(was_training)
+        attacked = self.cohort.attack(
+            part, truth, self.settings(images), lambda restart: self.starts(part)
+        )
+        model.train(was_training)
         return torch.cat([attacked, rest], dim=-4)
 
-    return change
+    def count(self, size):
+        """How many of a batch's images are attacked."""
+        return round(self.config.mix_ratio * size)
+
+    def settings(self, images):
+        """The attack's settings for such images."""
+        return attack_settings(self.config, self.config.attack, images.shape[-3] > 1)
+
+    def starts(self, images):
+        """Numbers in [0, 1) for (..., B, C, H, W) images, the same for all runs."""
+        return torch.rand(images.shape[-4:], device=images.device)
 
 
 def _raise_if_diverged(losses, checks, cohort, round_number, epoch, configs):

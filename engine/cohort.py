@@ -14,7 +14,7 @@ from torch import nn
 from torch.func import functional_call
 
 import pruning
-from engine.compiled import Net
+from engine.net import Net
 from utils import shuffled, stream
 
 
@@ -115,6 +115,22 @@ class Cohort:
             return functional_call(self.model, (params, buffers), (x,))
 
         return torch.vmap(one)(self.params, self.buffers, images)
+
+    def attack(self, images, labels, settings, starts):
+        """Images (R, B, C, H, W), (B, C, H, W) when R = 1, attacked against these networks.
+
+        settings: attacks.AttackSettings; starts(restart): numbers in [0, 1), one for each pixel.
+        """
+        signs = settings.signs() if self.nets else None
+        if not signs:
+            return settings.entry().make(self.logits, images, labels, settings, starts)
+        draws = starts(0).expand(images.shape) if signs.starts else None
+        if self.size == 1:
+            return self.nets[0].attack(images, labels, signs, draws)
+        parts = zip(images, labels, draws if signs.starts else [None] * self.size, strict=True)
+        return torch.stack(
+            [net.attack(x, y, signs, draw) for net, (x, y, draw) in zip(self.nets, parts, strict=True)]
+        )
 
     def losses(self, images, labels):
         """Mean cross-entropy of each run, (R,), or a scalar when R = 1, in self.precision; images

@@ -1,13 +1,12 @@
-"""Fully connected nets as compiled kernels take them: on a CPU, at the cost of their alive weights.
+"""The compiled kernels: fully connected nets on a CPU at the cost of their alive weights.
 
-`kernels` compiles engine/kernels.py, once a machine, or loads it; a `Net` is one run's network.
+Compiled once a machine, and held against torch each time they are loaded.
 """
 
 import contextlib
 import functools
 import os
 from collections import OrderedDict
-from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -17,45 +16,11 @@ from filelock import FileLock
 from torch import nn
 
 from archs.parts import Normalise
+from attacks import Signs
+from engine.net import Net, layers_of
 from utils import hash8, one_line
 
-# a layer with a smaller share of its weights alive is sparse; above the second share its rows are
-# cut into blocks of so many columns (measured: benchmarks/speed.py --parts crossover)
-SPARSE, CUT, BLOCK = 0.6, 0.15, 112
-
-
-# Which networks ----------------------------------------------------------------------------------
-
-
-@dataclass(frozen=True)
-class Layer:
-    """A linear layer: its parameters' names (bias None without one), and whether a ReLU follows."""
-
-    weight: str
-    bias: str | None
-    relu: bool = False
-
-
-def layers_of(model):
-    """The Layers of a network that is nothing but linear layers with ReLU between, else None.
-
-    model: as archs.build makes it: normalisation, then the network, in Sequentials.
-    """
-    layers, modules = [], dict(model.named_modules())
-    inside = [module for module in modules.values() if type(module) is nn.Sequential]
-    if sum(map(len, inside)) != len(modules) - 1:  # something else holds modules: not one chain
-        return None
-    for name, module in modules.items():
-        if type(module) is nn.Linear:
-            bias = None if module.bias is None else f"{name}.bias"
-            layers.append(Layer(f"{name}.weight", bias))
-        elif type(module) is nn.ReLU and layers:
-            layers[-1] = replace(layers[-1], relu=True)
-        elif type(module) not in (nn.Sequential, nn.Flatten, nn.Identity, Normalise):
-            return None
-    kinds = [type(module) for module in modules.values() if type(module) is not nn.Sequential]
-    normalised = kinds[:1] == [Normalise] and kinds.count(Normalise) == 1
-    return layers if normalised and layers and not layers[-1].relu else None
+SOURCES = ("simd", "passes", "kernels")  # of the compiled code
 
 
 def kernels_for(config, model, device, say):
@@ -89,7 +54,7 @@ def kernels(cache_dir, say=print):
         import llvmlite.binding
         import numba
 
-        made_of = [Path(__file__).with_name(f"{n}.py").read_text() for n in ("simd", "kernels")]
+        made_of = [Path(__file__).with_name(f"{n}.py").read_text() for n in SOURCES]
         parent = os.environ.get("NUMBA_CACHE_DIR") or Path(cache_dir).absolute() / "compiled"
         folder = Path(parent) / hash8([*made_of, numba.__version__])
         if not os.environ.get("NUMBA_CPU_NAME"):
@@ -102,7 +67,7 @@ def kernels(cache_dir, say=print):
             from engine import kernels as made
 
             if writable:
-                for entry in (made.train, made.predict, made.pull_back):
+                for entry in (made.train, made.predict, made.pull_back, made.attack):
                     entry.enable_caching()
             if not list(folder.glob("**/*.nbc")):
                 what = "the step of fully connected nets, once on this machine"
@@ -149,190 +114,21 @@ def _check(made):
     tensors = {name: weight.detach().clone() for name, weight in model.named_parameters()}
     mine = Net(made, model, tensors, masks)
     loss = F.cross_entropy(model(images), labels)
+    stepped = mine.attack(images.detach(), labels, Signs(0.1, 1, 0.1), None)
     (pulled,) = torch.autograd.grad(F.cross_entropy(mine.logits(images), labels), images)
     (truth,) = torch.autograd.grad(loss, images, retain_graph=True)
     loss.backward()
-    moments = torch.zeros_like(mine.values), torch.zeros_like(mine.values)
-    flat, losses = images.detach().flatten(1).numpy(), np.zeros(1, np.float32)
-    mine.train(
-        moments, flat, labels.numpy(), np.arange(70), np.array([70]), (0, 1), 70,
-        np.full(1, 0.1, np.float32), 0, np.zeros(6), losses,
+    first, second = (torch.zeros_like(mine.values).numpy() for _ in range(2))
+    every, none, losses = np.arange(70), np.empty((0, 20), np.float32), np.zeros(1, np.float32)
+    made.train(
+        mine.arrays, first, second, mine.room(70), images.detach().flatten(1).numpy(),
+        labels.numpy(), every, np.array([70]), 0, 1, 70, np.full(1, 0.1, np.float32), 0,
+        np.zeros(6), np.array([0]), none, np.zeros(3), losses,
     )  # fmt: skip
     mine.push()
-    right = [(truth, pulled), (loss, torch.from_numpy(losses)[0])]
+    moved = (images + 0.1 * truth.sign()).clamp(0, 1)
+    right = [(truth, pulled), (moved, stepped), (loss, torch.from_numpy(losses)[0])]
     for name, weight in model.named_parameters():
         right.append(((weight - 0.1 * weight.grad) * masks.get(name, 1), tensors[name]))
     if not all(torch.allclose(theirs, ours, rtol=1e-3, atol=1e-4) for theirs, ours in right):
         raise ArithmeticError("its results differ from torch's on this processor")
-
-
-# One run's network -------------------------------------------------------------------------------
-
-
-@dataclass(frozen=True)
-class Part:
-    """Where a parameter lies among a net's values: at `place`, its numbers at `positions`."""
-
-    name: str
-    place: slice
-    positions: torch.Tensor | None = None  # flat, in the parameter's own memory; None: all of it
-
-
-class Net:
-    """One run's fully connected network, its alive weights and biases in one flat tensor, `values`.
-
-    model: one that `layers_of` knows; tensors: this run's parameters by name, which `pull` reads
-    and `push` writes; masks: bool tensors by name.
-    """
-
-    def __init__(self, made, model, tensors, masks):
-        self.made, self.tensors, self.parts, self.rooms = made, tensors, [], {}
-        table, starts, columns, alive = [], [], [], []
-        end = below = 0
-        for layer in layers_of(model):
-            weight = tensors[layer.weight]
-            (outputs, inputs), mask = weight.shape, masks.get(layer.weight)
-            density = 1.0 if mask is None else mask.float().mean().item()
-            row = {made.INPUTS: inputs, made.OUTPUTS: outputs, made.RELU: layer.relu}
-            row |= {made.WEIGHTS: end, made.STARTS: len(starts), made.MASKED: density < 1}
-            row |= {made.BELOW: below, made.ABOVE: below + inputs * made.LANES}
-            row |= {made.SPARSE: 0, made.BLOCKS: 1, made.BIASES: -1}
-            if density < SPARSE:
-                width = BLOCK if density > CUT else inputs
-                positions, begins = in_blocks(mask, width)
-                starts += [end + begin for begin in begins]
-                row |= {made.SPARSE: 1, made.BLOCKS: -(-inputs // width)}
-                self.parts.append(Part(layer.weight, slice(end, end + len(positions)), positions))
-                spare = torch.zeros(made.GROUP, dtype=torch.long)  # the kernels may look so far
-                columns.append(torch.cat([positions % inputs, spare]))
-                alive.append(torch.ones(len(columns[-1])))
-            else:
-                self.parts.append(Part(layer.weight, slice(end, end + weight.numel())))
-                alive.append(torch.ones(weight.numel()) if mask is None else mask.view(-1).float())
-                columns.append(torch.zeros(weight.numel(), dtype=torch.long))
-            end += len(columns[-1])
-            if layer.bias:
-                row[made.BIASES] = end
-                self.parts.append(Part(layer.bias, slice(end, end + outputs)))
-                columns.append(torch.zeros(outputs, dtype=torch.long))
-                alive.append(torch.ones(outputs))
-                end += outputs
-            below = row[made.ABOVE]
-            table.append([int(row[field]) for field in range(made.FIELDS)])
-        self.values, self.classes = torch.zeros(end), outputs
-        self.stride = below + outputs * made.LANES
-        self.width = max(-(-row[made.INPUTS] // made.VECTOR) for row in table) * made.VECTOR
-        pixels = table[0][made.INPUTS] // len(model.normalise.scale)  # of a channel
-        scale, shift = (
-            part.detach().reshape(-1).repeat_interleave(pixels)
-            for part in (model.normalise.scale, model.normalise.shift)
-        )
-        numbers = [self.values, torch.cat(columns).int(), torch.tensor(starts or [0])]
-        arrays = (*numbers, torch.cat(alive), scale, shift)
-        self.arrays = made.Net(np.array(table, np.int64), *(a.numpy() for a in arrays))
-        self.pull()
-
-    # Its weights ------------------------------------------------------------------------------
-
-    def pull(self):
-        """Take over the values of `tensors`."""
-        self.pack(self.tensors, self.values)
-
-    def push(self):
-        """Write the values to `tensors`."""
-        for part in self.parts:
-            self._spread(part, self.values, self.tensors[part.name])
-
-    def pack(self, tensors, flat):
-        """Write tensors of the parameters' names and shapes into a flat one like `values`."""
-        for part in self.parts:
-            whole = tensors[part.name].detach().reshape(-1)
-            flat[part.place] = whole if part.positions is None else whole[part.positions]
-
-    def unpack(self, flat):
-        """{name: tensor of the parameter's shape}, 0 where a weight is pruned."""
-        tensors = {part.name: torch.zeros_like(self.tensors[part.name]) for part in self.parts}
-        for part in self.parts:
-            self._spread(part, flat, tensors[part.name])
-        return tensors
-
-    @staticmethod
-    def _spread(part, flat, tensor):
-        whole = tensor.detach().view(-1)
-        if part.positions is None:
-            whole.copy_(flat[part.place])
-        else:
-            whole[part.positions] = flat[part.place]
-
-    # Its computations ---------------------------------------------------------------------------
-
-    def logits(self, images):
-        """Images (N, C, H, W) in [0, 1] -> logits (N, K), which can be differentiated by them."""
-        return Logits.apply(images, self)
-
-    def train(self, moments, images, labels, order, sizes, steps, batch_size, rates, taken, rule,
-              losses):  # fmt: skip
-        """Steps from one to before another of an epoch; numpy arrays as kernels.train has them."""
-        room = self._room(int(sizes.max()))
-        first, second = (moment.numpy() for moment in moments)
-        self.made.train(
-            self.arrays, first, second, room, images, labels, order, sizes, *steps, batch_size,
-            rates, taken, rule, losses,
-        )  # fmt: skip
-
-    def _room(self, count):
-        """Arrays that the kernels compute in, for so many images at once."""
-        batches = -(-count // self.made.LANES)
-        if batches in self.rooms:
-            return self.rooms[batches]
-        acts = batches * self.stride + self.made.VECTOR * self.made.LANES
-        rows = batches * self.made.LANES * self.width
-        lengths = (acts, acts, len(self.values), rows, self.made.ROWS * self.width)
-        self.rooms[batches] = tuple(torch.zeros(length).numpy() for length in lengths)
-        return self.rooms[batches]
-
-
-class Logits(torch.autograd.Function):
-    """A Net's logits; the gradient is the images' alone."""
-
-    @staticmethod
-    def forward(ctx, images, net):
-        """Images (N, C, H, W) -> (N, K)."""
-        flat = images.detach().flatten(1).contiguous()
-        keep = ctx.needs_input_grad[0]
-        acts, _, _, rows, _ = net._room(1)
-        if keep:
-            batches = -(-len(flat) // net.made.LANES)
-            acts = np.empty(batches * net.stride + len(acts), np.float32)
-        out = torch.empty(len(flat), net.classes)
-        every = np.arange(len(flat))
-        net.made.predict(
-            net.arrays, acts, net.stride if keep else 0, rows, flat.numpy(), every, out.numpy()
-        )
-        ctx.net, ctx.acts, ctx.shape = net, acts, images.shape
-        return out
-
-    @staticmethod
-    def backward(ctx, gradient):
-        """(N, K) -> (N, C, H, W)."""
-        net, out = ctx.net, torch.empty(ctx.shape)
-        deltas = net._room(1)[1]
-        flat = out.view(len(out), -1).numpy()
-        net.made.pull_back(
-            net.arrays, ctx.acts, deltas, net.stride, gradient.contiguous().numpy(), flat
-        )
-        return out, None
-
-
-def in_blocks(mask, width):
-    """(positions, begins) of a mask's alive weights, row by row within blocks of `width` columns.
-
-    positions: (alive,) flat ones in the mask; begins: where each row of each block begins among
-    them, and the end: a list of blocks * rows + 1.
-    """
-    rows, columns = mask.nonzero(as_tuple=True)  # in rows, and there in columns
-    blocks = columns.div(width, rounding_mode="floor")
-    row = blocks * len(mask) + rows
-    order = row.argsort(stable=True)
-    counts = row.bincount(minlength=-(-mask.shape[1] // width) * len(mask))
-    return (rows * mask.shape[1] + columns)[order], [0, *counts.cumsum(0).tolist()]

@@ -19,13 +19,15 @@ class CompiledStepper(Epochs):
     def __init__(self, cohort, data, configs, change=None):
         super().__init__(cohort, data, configs, change)
         self.images, self.labels = data.images.flatten(1).numpy(), data.labels.numpy()
-        self.batch_sizes = np.array(self.sizes)
+        self.done, self.batch_sizes = 0, np.array(self.sizes)
         values = max(len(net.values) for net in cohort.nets)
         self.at_once = max(1, min(128, int(self.WEIGHTS_AT_ONCE / values)))
-        adam = self.config.optimizer == "adam"
-        self.rule = np.array(
-            [adam, *BETAS, EPSILON, self.config.weight_decay, self.config.momentum], np.float64
-        )
+        config, adam = self.config, self.config.optimizer == "adam"
+        decay, momentum = config.weight_decay, config.momentum
+        self.rule = np.array([adam, *BETAS, EPSILON, decay, momentum], np.float64)
+        # an attack that the kernels make themselves, and on how many images of each batch
+        self.signs = change.settings(data.images).signs() if change else None
+        self.attacked = np.array([change.count(n) if self.signs else 0 for n in self.sizes])
 
     def make_optimizer(self):
         """The moments of these runs."""
@@ -37,41 +39,60 @@ class CompiledStepper(Epochs):
 
     def advance(self, count):
         """Train on the epoch's next `count` batches; the cohort's tensors are up to date then."""
-        if self.change is None and self.shifts is None:
-            self._train(self.done, self.done + count)
-        else:
-            for step in range(self.done, self.done + count):
+        begin, end = self.done, self.done + count
+        if self.shifts is not None or (self.change and not self.signs):
+            for step in range(begin, end):
                 self._train_on(step)
-        self.done += count
+        elif self.signs and self.signs.starts:
+            for step in range(begin, end):
+                part = self.data.images[: self.attacked[step]]  # for its shape
+                self._train(step, step + 1, self.change.starts(part).flatten(1).numpy())
+        else:
+            self._train(begin, end)
+        self.done = end
         for net in self.cohort.nets:
             net.push()
 
-    def _train(self, begin, end):
-        """Train on batches of images as they lie in the pool."""
-        losses = np.empty(self.steps, np.float32)
-        for run, net in enumerate(self.cohort.nets):
-            net.train(
-                self.optimizer.flat[run], self.images, self.labels, self.order[run].numpy(),
-                self.batch_sizes, (begin, end), self.config.batch_size,
-                self.rates[:, run].contiguous().numpy(), self.optimizer.taken, self.rule, losses,
+    def _train(self, begin, end, draws=None):
+        """Train on batches of images as they lie in the pool, attacked from these starts."""
+        for run in range(self.cohort.size):
+            losses = self._step(
+                run, self.images, self.labels, self.order[run].numpy(), self.batch_sizes,
+                (begin, end), self.config.batch_size, self.rates[:, run].contiguous().numpy(),
+                self.attacked, draws,
             )  # fmt: skip
             self.losses[begin:end, run] = torch.from_numpy(losses[begin:end])
         self.optimizer.taken += end - begin
 
     def _train_on(self, step):
-        """Train on one batch that is cropped or attacked first."""
+        """Train on one batch that torch has cropped or attacked."""
         size, start = self.sizes[step], step * self.config.batch_size
         images, labels = self.batch(torch.arange(start, start + size))
-        losses, sizes, order = np.empty(1, np.float32), np.array([size]), np.arange(size)
         images, labels = (part.view(self.cohort.size, size, -1) for part in (images, labels))
-        for run, net in enumerate(self.cohort.nets):
-            net.train(
-                self.optimizer.flat[run], images[run].numpy(), labels[run].flatten().numpy(),
-                order, sizes, (0, 1), size, self.rates[step, run : run + 1].numpy(),
-                self.optimizer.taken, self.rule, losses,
+        for run in range(self.cohort.size):
+            losses = self._step(
+                run, images[run].contiguous().numpy(), labels[run].flatten().numpy(),
+                np.arange(size), np.array([size]), (0, 1), size,
+                self.rates[step, run : run + 1].numpy(), np.array([0]), None,
             )  # fmt: skip
-            self.losses[step, run] = losses.item()
+            self.losses[step, run] = losses[0].item()
         self.optimizer.taken += 1
+
+    def _step(self, run, images, labels, order, sizes, steps, batch_size, rates, attacked, draws):
+        """kernels.train of one run; the losses (steps,)."""
+        net, losses = self.cohort.nets[run], np.zeros(len(sizes), np.float32)
+        first, second = (moment.numpy() for moment in self.optimizer.flat[run])
+        bounds = np.zeros(3)
+        if self.signs:
+            bounds = np.array([self.signs.epsilon, self.signs.steps, self.signs.length])
+        if draws is None:
+            draws = np.empty((0, net.inputs), np.float32)
+        net.made.train(
+            net.arrays, first, second, net.room(int(sizes.max())), images, labels, order, sizes,
+            *steps, batch_size, rates, self.optimizer.taken, self.rule, attacked, draws, bounds,
+            losses,
+        )  # fmt: skip
+        return losses
 
 
 class Moments:

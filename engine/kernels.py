@@ -1,321 +1,118 @@
-"""Training and evaluating a fully connected net, compiled by numba: whole steps without Python.
+"""Whole steps, predictions and attacks of a fully connected net without Python, compiled by numba.
 
-Activations and their gradients lie batch after batch, each as (units, LANES) floats a layer at the
-offsets that `Net.layers` names; engine/simd.py has the products. A layer with few weights alive is
-sparse: its weights are kept row by row within blocks of columns, so that a block's inputs stay in
-the nearest cache.
-
-engine/compiled.py imports this when it is used, and hands it plain arrays.
+engine/compiled.py imports this when it is used, and hands it plain arrays; engine/passes.py says how
+they lie.
 """
-
-from collections import namedtuple
 
 import numpy as np
 from numba import __version__ as VERSION
-from numba import njit
 
-from engine import simd
-from engine.simd import ACROSS, GROUP, LANES, ROWS, VECTOR
-
-# layers: (L, FIELDS) int64 as below; values: every weight and bias, float32; columns: of each value
-# of a sparse layer its input unit, int32; starts: where each row of each block begins in `values`;
-# alive: 1 or 0 for each value of a dense layer; scale, shift: of each input, its normalisation
-Net = namedtuple("Net", "layers values columns starts alive scale shift")
-FIELDS = 11
-INPUTS, OUTPUTS, SPARSE, WEIGHTS, BIASES, STARTS, BLOCKS, RELU, BELOW, ABOVE, MASKED = range(FIELDS)
-TILE = ACROSS * VECTOR
-
-compiled = njit(nogil=True, fastmath={"contract"}, error_model="numpy")
-summed = njit(nogil=True, fastmath={"contract", "reassoc"}, error_model="numpy")
+from engine import passes
+from engine.passes import ABOVE, LANES, OUTPUTS, compiled
 
 
 @compiled
-def take(net, images, index, begin, count, acts, place, rows):
-    """Normalise images[index[begin:begin + count]] (N, D) into the first layer's inputs.
+def move_by_signs(net, acts, deltas, place, origin, labels, index, begin, count, bounds, moved):
+    """Steps along the sign of the loss's gradient for `count` images: FGSM, PGD, linf.
 
-    Of the LANES places those after `count` keep what they had. rows: room for LANES of them.
+    origin: (D, LANES) pixels; moved: the same, where the steps begin, and end within bounds[0] of
+    the origin and [0, 1]; bounds: epsilon, steps, length of a step. Leaves the first layer's inputs
+    normalised in acts.
     """
+    epsilon, length, zero = np.float32(bounds[0]), np.float32(bounds[2]), np.float32(0)
+    inputs = len(net.scale)
+    for step in range(int(bounds[1]) + 1):
+        for unit in range(inputs):
+            pixels = moved[unit * LANES : (unit + 1) * LANES]
+            target = acts[place + unit * LANES : place + (unit + 1) * LANES]
+            scale, shift = net.scale[unit], net.shift[unit]
+            for n in range(LANES):
+                target[n] = pixels[n] * scale + shift
+        if step == bounds[1]:
+            break
+        passes.forward(net, acts, place, count)
+        passes.losses_at_top(net, acts, deltas, place, labels, index, begin, count, np.float32(1))
+        passes.backward(net, acts, deltas, place, 0, count)
+        slopes = deltas[place : place + inputs * LANES]
+        for n in range(inputs * LANES):
+            sign = np.float32(slopes[n] > 0) - np.float32(slopes[n] < 0)
+            change = moved[n] + length * sign - origin[n]
+            change = min(max(change, -epsilon), epsilon)
+            moved[n] = min(max(origin[n] + change, zero), np.float32(1))
+
+
+@compiled
+def take_attacked(
+    net, acts, deltas, place, images, labels, index, begin, count, attacked, draws, drawn, bounds,
+    pixels, rows,
+):  # fmt: skip
+    """`take` with the first `attacked` of the images attacked against the net as it is.
+
+    draws: (N, D) in [0, 1), of which the rows from `drawn` on are the random starts; without rows
+    the attack starts at the images. pixels: (2, D * LANES or more), left with what was attacked.
+    """
+    origin, moved = pixels[0], pixels[1]
     inputs = images.shape[1]
-    width = padded(inputs)
-    for lane in range(count):
-        image = images[index[begin + lane]]
-        row = rows[lane * width : lane * width + inputs]
-        for n in range(inputs):
-            row[n] = image[n] * net.scale[n] + net.shift[n]
-    for lane in range(0, count, VECTOR):
-        for unit in range(0, width, VECTOR):
-            # what comes after the last unit is of the next layer, which is not computed yet
-            source, target = lane * width + unit, place + unit * LANES + lane
-            simd.transpose(rows, source, width, acts, target, LANES)
-
-
-@compiled
-def padded(count):
-    """The next multiple of VECTOR."""
-    return (count + VECTOR - 1) // VECTOR * VECTOR
-
-
-@compiled
-def forward(net, acts, place):
-    """Every layer's outputs (after its ReLU) from the inputs at `place`."""
-    for layer in net.layers:
-        below, above = place + layer[BELOW], place + layer[ABOVE]
-        for unit in range(layer[OUTPUTS]):
-            bias = net.values[layer[BIASES] + unit] if layer[BIASES] >= 0 else np.float32(0)
-            acts[above + unit * LANES : above + (unit + 1) * LANES] = bias
-        if layer[SPARSE]:
-            row = layer[STARTS]
-            for _ in range(layer[BLOCKS]):
-                for unit in range(layer[OUTPUTS]):
-                    first, last = net.starts[row], net.starts[row + 1]
-                    target = above + unit * LANES
-                    simd.sparse_row(net.values, net.columns, first, last, acts, below, acts, target)
-                    row += 1
-        else:
-            width = layer[INPUTS]
-            multiply(
-                net.values, layer[WEIGHTS], width, 1, acts, below, acts, above,
-                layer[OUTPUTS], width,
-            )  # fmt: skip
-        if layer[RELU]:
-            outputs = acts[above : above + layer[OUTPUTS] * LANES]
-            for n in range(len(outputs)):
-                outputs[n] = max(outputs[n], np.float32(0))
-
-
-@compiled
-def multiply(a, at, down, along, b, below, c, above, rows, count):
-    """c (rows, LANES) += a (rows, count) @ b (count, LANES)."""
-    for lane in range(0, LANES, TILE):
-        source, target, row = below + lane, above + lane, 0
-        while row + ROWS <= rows:
-            place, to = at + row * down, target + row * LANES
-            simd.tile(a, place, down, along, b, source, LANES, c, to, LANES, count)
-            row += ROWS
-        while row < rows:
-            place, to = at + row * down, target + row * LANES
-            simd.tile_row(a, place, down, along, b, source, LANES, c, to, LANES, count)
-            row += 1
-
-
-@compiled
-def losses_at_top(net, acts, deltas, place, labels, index, begin, count, scale):
-    """Cross-entropy summed over `count` images; its gradient, times scale, into deltas' top.
-
-    Places after `count` get the gradient 0.
-    """
-    layer, total = net.layers[-1], np.float32(0)
-    classes, above = layer[OUTPUTS], place + layer[ABOVE]
-    for lane in range(LANES):
-        if lane >= count:
-            for k in range(classes):
-                deltas[above + k * LANES + lane] = 0
-            continue
-        highest = acts[above + lane]
-        for k in range(1, classes):
-            highest = max(highest, acts[above + k * LANES + lane])
-        mass = np.float32(0)
-        for k in range(classes):
-            raised = np.exp(acts[above + k * LANES + lane] - highest)
-            deltas[above + k * LANES + lane] = raised
-            mass += raised
-        true = above + labels[index[begin + lane]] * LANES + lane
-        total += np.log(mass) + highest - acts[true]
-        for k in range(classes):
-            deltas[above + k * LANES + lane] *= scale / mass
-        deltas[true] -= scale
-    return total
-
-
-@compiled
-def backward(net, acts, deltas, place, lowest):
-    """Gradients of every layer's inputs, from the top's down to those of layer `lowest`."""
-    for number in range(len(net.layers) - 1, lowest - 1, -1):
-        layer = net.layers[number]
-        below, above = place + layer[BELOW], place + layer[ABOVE]
-        end = below + layer[INPUTS] * LANES
-        deltas[below:end] = 0
-        if layer[SPARSE]:
-            row = layer[STARTS]
-            for _ in range(layer[BLOCKS]):
-                for unit in range(layer[OUTPUTS]):
-                    first, last = net.starts[row], net.starts[row + 1]
-                    source = above + unit * LANES
-                    simd.sparse_back(
-                        net.values, net.columns, first, last, deltas, source, deltas, below
-                    )
-                    row += 1
-        else:
-            width = layer[INPUTS]
-            multiply(
-                net.values, layer[WEIGHTS], 1, width, deltas, above, deltas, below,
-                width, layer[OUTPUTS],
-            )  # fmt: skip
-        if number and net.layers[number - 1, RELU]:
-            inputs, changes = acts[below:end], deltas[below:end]
-            for n in range(len(inputs)):
-                changes[n] = changes[n] if inputs[n] > 0 else np.float32(0)
-
-
-@compiled
-def gradients(net, acts, deltas, stride, count, rows, block, out):
-    """The gradient of every value, from `count` images in batches `stride` apart; pruned ones 0.
-
-    rows, block: room for `transposed` and `dense_gradient`.
-    """
-    batches = (count + LANES - 1) // LANES
-    for layer in net.layers:
-        if layer[SPARSE]:
-            first, end = net.starts[layer[STARTS]], layer[STARTS]
-            row = layer[STARTS]
-            for _ in range(layer[BLOCKS]):
-                for unit in range(layer[OUTPUTS]):
-                    place = layer[ABOVE] + unit * LANES
-                    for n in range(net.starts[row], net.starts[row + 1], GROUP):
-                        simd.sparse_gradient(
-                            out, net.columns, n, acts, layer[BELOW], stride,
-                            deltas, place, stride, batches,
-                        )  # fmt: skip
-                    row += 1
-            out[net.starts[row] : net.starts[row] + GROUP] = 0  # what the last row wrote too much
-        else:
-            dense_gradient(net, layer, acts, deltas, stride, count, rows, block, out)
-        if layer[BIASES] >= 0:
-            for unit in range(layer[OUTPUTS]):
-                total = np.float32(0)
-                for batch in range(batches):
-                    place = batch * stride + layer[ABOVE] + unit * LANES
-                    total += sum_of(deltas[place : place + LANES])
-                out[layer[BIASES] + unit] = total
-
-
-@summed
-def sum_of(numbers):
-    """Their sum, in the order that is quick."""
-    total = np.float32(0)
-    for number in numbers:
-        total += number
-    return total
-
-
-@compiled
-def dense_gradient(net, layer, acts, deltas, stride, count, rows, block, out):
-    """The gradient of a dense layer's weights: `block` has a few of its rows at a time."""
-    inputs, outputs = layer[INPUTS], layer[OUTPUTS]
-    width = padded(inputs)
-    batches, unit = (count + LANES - 1) // LANES, 0
-    for batch in range(batches):
-        transposed(acts, batch * stride + layer[BELOW], inputs, rows, batch * LANES * width, width)
-    while unit < outputs:
-        high = ROWS if unit + ROWS <= outputs else 1
-        block[: high * width] = 0
-        for batch in range(batches):
-            images = min(LANES, count - batch * LANES)
-            left = batch * stride + layer[ABOVE] + unit * LANES
-            right = batch * LANES * width
-            column = 0
-            while column < width:
-                wide = column + TILE <= width
-                source = right + column
-                if wide and high > 1:
-                    simd.tile(
-                        deltas, left, LANES, 1, rows, source, width, block, column, width, images
-                    )
-                elif wide:
-                    simd.tile_row(
-                        deltas, left, LANES, 1, rows, source, width, block, column, width, images
-                    )
-                elif high > 1:
-                    simd.tile_narrow(
-                        deltas, left, LANES, 1, rows, source, width, block, column, width, images
-                    )
-                else:
-                    simd.tile_row_narrow(
-                        deltas, left, LANES, 1, rows, source, width, block, column, width, images
-                    )
-                column += TILE if wide else VECTOR
-        for row in range(high):
-            place = layer[WEIGHTS] + (unit + row) * inputs
-            target, source = out[place : place + inputs], block[row * width :]
-            alive = net.alive[place : place + inputs]
-            for n in range(inputs):
-                target[n] = source[n]
-            if layer[MASKED]:
-                for n in range(inputs):
-                    target[n] *= alive[n]
-        unit += high
-
-
-@compiled
-def transposed(acts, place, units, rows, at, width):
-    """A batch's (units, LANES) as (LANES, width): what comes after its units is of no meaning."""
-    for unit in range(0, units, VECTOR):
-        for lane in range(0, LANES, VECTOR):
-            source = place + unit * LANES + lane
-            simd.transpose(acts, source, LANES, rows, at + lane * width + unit, width)
-
-
-@compiled
-def adam(values, first, second, gradient, decay, step, correction, beta1, beta2, epsilon):
-    """Adam's update (Kingma & Ba 2015), as torch.optim.Adam has it, with L2 penalty `decay`.
-
-    step: the learning rate over 1 - beta1^t; correction: 1 over the root of 1 - beta2^t.
-    """
-    rest1, rest2 = np.float32(1) - beta1, np.float32(1) - beta2
-    for n in range(len(values)):
-        change = gradient[n] + decay * values[n]
-        mean = first[n] + rest1 * (change - first[n])
-        spread = beta2 * second[n] + rest2 * change * change
-        first[n], second[n] = mean, spread
-        values[n] -= step * mean / (np.sqrt(spread) * correction + epsilon)
-
-
-@compiled
-def sgd(values, first, gradient, decay, rate, momentum):
-    """SGD with momentum as torch.optim.SGD has it, with L2 penalty `decay`."""
-    for n in range(len(values)):
-        first[n] = momentum * first[n] + gradient[n] + decay * values[n]
-        values[n] -= rate * first[n]
+    ones, zeros = np.ones(inputs, np.float32), np.zeros(inputs, np.float32)
+    passes.take(images, index, begin, count, ones, zeros, origin, 0, rows)
+    if len(draws):
+        every, epsilon = np.arange(drawn, drawn + attacked), np.float32(bounds[0])
+        passes.take(draws, every, 0, attacked, ones, zeros, moved, 0, rows)
+        for unit in range(inputs):
+            for lane in range(LANES):
+                n = unit * LANES + lane
+                start = origin[n] + epsilon * (np.float32(2) * moved[n] - np.float32(1))
+                inside = min(max(start, np.float32(0)), np.float32(1))
+                moved[n] = inside if lane < attacked else origin[n]
+    else:
+        moved[: inputs * LANES] = origin[: inputs * LANES]
+    move_by_signs(
+        net, acts, deltas, place, origin, labels, index, begin, attacked, bounds, moved
+    )
 
 
 @compiled
 def train(
     net, first, second, room, images, labels, order, sizes, begin, end, batch_size, rates, taken,
-    rule, losses,
+    rule, attacked, draws, bounds, losses,
 ):  # fmt: skip
     """Steps `begin` to `end` of an epoch: updates net.values and moments, writes losses.
 
     order: positions in images (N, D) and labels, batch after batch of sizes[step] images;
     rates: (steps,) learning rates; taken: steps before `begin` in this round; rule: (6,) 1 for
-    Adam, beta1, beta2, epsilon, weight decay, momentum; room: as `make_room` gives it.
+    Adam, beta1, beta2, epsilon, weight decay, momentum; attacked: of how many images of each
+    batch, its first, an attack is made (draws, bounds: `take_attacked`'s); room: Net.room's.
     """
-    acts, deltas, gradient, rows, block = room
-    layer = net.layers[-1]
+    acts, deltas, gradient, rows, block, pixels = room
+    layer, scale, shift = net.layers[-1], net.scale, net.shift
     stride = layer[ABOVE] + layer[OUTPUTS] * LANES
     for step in range(begin, end):
         size, start = sizes[step], step * batch_size
-        loss, scale = np.float32(0), np.float32(1) / np.float32(size)
+        loss, share = np.float32(0), np.float32(1) / np.float32(size)
         for lane in range(0, size, LANES):
             count, place = min(LANES, size - lane), lane // LANES * stride
-            take(net, images, order, start + lane, count, acts, place, rows)
-            forward(net, acts, place)
-            loss += losses_at_top(
-                net, acts, deltas, place, labels, order, start + lane, count, scale
-            )
-            backward(net, acts, deltas, place, 1)
-        losses[step] = loss * scale
-        gradients(net, acts, deltas, stride, size, rows, block, gradient)
+            hit, at = min(max(attacked[step] - lane, 0), count), start + lane
+            if hit:
+                take_attacked(
+                    net, acts, deltas, place, images, labels, order, at, count, hit, draws, lane,
+                    bounds, pixels, rows,
+                )  # fmt: skip
+            else:
+                passes.take(images, order, at, count, scale, shift, acts, place, rows)
+            passes.forward(net, acts, place, count)
+            loss += passes.losses_at_top(net, acts, deltas, place, labels, order, at, count, share)
+            passes.backward(net, acts, deltas, place, 1, count)
+        losses[step] = loss * share
+        passes.gradients(net, acts, deltas, stride, size, rows, block, gradient)
         taken += 1
         decay = np.float32(rule[4])
         if rule[0]:
             rate = np.float32(rates[step] / (1 - rule[1] ** taken))
             root = np.float32(1 / np.sqrt(1 - rule[2] ** taken))
             beta1, beta2, epsilon = np.float32(rule[1]), np.float32(rule[2]), np.float32(rule[3])
-            adam(
-                net.values, first, second, gradient, decay, rate, root, beta1, beta2, epsilon
-            )
+            passes.adam(net.values, first, second, gradient, decay, rate, root, beta1, beta2, epsilon)
         else:
-            sgd(net.values, first, gradient, decay, rates[step], np.float32(rule[5]))
+            passes.sgd(net.values, first, gradient, decay, rates[step], np.float32(rule[5]))
 
 
 @compiled
@@ -327,8 +124,8 @@ def predict(net, acts, stride, rows, images, index, out):
     above, classes = net.layers[-1, ABOVE], net.layers[-1, OUTPUTS]
     for begin in range(0, len(index), LANES):
         count, place = min(LANES, len(index) - begin), begin // LANES * stride
-        take(net, images, index, begin, count, acts, place, rows)
-        forward(net, acts, place)
+        passes.take(images, index, begin, count, net.scale, net.shift, acts, place, rows)
+        passes.forward(net, acts, place, count)
         for k in range(classes):
             for lane in range(count):
                 out[begin + lane, k] = acts[place + above + k * LANES + lane]
@@ -347,7 +144,23 @@ def pull_back(net, acts, deltas, stride, gradient, out):
             for lane in range(LANES):
                 value = gradient[begin + lane, k] if lane < count else np.float32(0)
                 deltas[above + k * LANES + lane] = value
-        backward(net, acts[place:], deltas, 0, 0)
+        passes.backward(net, acts[place:], deltas, 0, 0, count)
         for unit in range(out.shape[1]):
             for lane in range(count):
                 out[begin + lane, unit] = deltas[unit * LANES + lane] * net.scale[unit]
+
+
+@compiled
+def attack(net, room, images, labels, draws, bounds, out):
+    """Images (N, D) attacked by signs into `out`; draws (N, D) or none, bounds: as above."""
+    acts, deltas, _, rows, _, pixels = room
+    index = np.arange(len(images))
+    for begin in range(0, len(images), LANES):
+        count = min(LANES, len(images) - begin)
+        take_attacked(
+            net, acts, deltas, 0, images, labels, index, begin, count, count, draws, begin, bounds,
+            pixels, rows,
+        )  # fmt: skip
+        for unit in range(images.shape[1]):
+            for lane in range(count):
+                out[begin + lane, unit] = pixels[1, unit * LANES + lane]

@@ -8,7 +8,7 @@ import time
 
 from utils import UserError
 
-PROBE = 0.2  # seconds after which bf16_ratio tries no more images
+PROBE = 0.15  # seconds after which bf16_ratio tries nothing more
 # mallopt's names for: how much freed memory is given back, and from what size it is not kept
 M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3
 
@@ -16,8 +16,8 @@ M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3
 def pick_device(wanted, gpu, say=print):
     """The torch.device for `--device` and `--gpu`; without a GPU, --gpu means the CPU and says so.
 
-    UserError where the device that was asked for does not exist. CUDA_VISIBLE_DEVICES is never set
-    here: a scheduler may have set it already.
+    UserError where the device that was asked for does not exist. Which devices a scheduler shows
+    this process is its own matter, and is never changed here.
     """
     import torch
 
@@ -68,14 +68,17 @@ def bf16_ratio(model, in_shape, batch_size):
         torch.autograd.grad(loss, list(net.parameters()))
         return time.process_time() - began
 
-    count, began = min(4, batch_size), time.perf_counter()
+    def least(count, low):
+        first = seconds(count, low)  # sets its kernels up
+        return first if first > PROBE else min(first, seconds(count, low))
+
+    count, began = min(2, batch_size), time.perf_counter()
     with torch.random.fork_rng(devices=[]):  # of dropout
         while True:
-            # the first of two sets its kernels up
-            fp32, bf16 = (min(seconds(count, low) for _ in range(2)) for low in (False, True))
-            # the next size takes two to three times as long as all before it
+            ratio = least(count, True) / least(count, False)
+            # the next size takes four times as long
             if count == batch_size or time.perf_counter() - began > PROBE:
-                return bf16 / fp32
+                return ratio
             count = min(4 * count, batch_size)
 
 

@@ -166,46 +166,56 @@ def dense_tile(rows, across):
     return kernel("aiiiaiiaiii")(write)
 
 
-tile = dense_tile(ROWS, ACROSS)
-tile_row = dense_tile(1, ACROSS)
-tile_narrow = dense_tile(ROWS, 1)
-tile_row_narrow = dense_tile(1, 1)
+tile, tile_row = dense_tile(ROWS, ACROSS), dense_tile(1, ACROSS)
+tile_narrow, tile_row_narrow = dense_tile(ROWS, 1), dense_tile(1, 1)
 
 
-@kernel("aaiiaiai")
-def sparse_row(emit, first, last, b, c):
-    """c (LANES,) += weights[first:last] @ the rows of b (units, LANES) that `columns` names.
+def sparse_row_of(lanes):
+    """c (lanes,) += weights[first:last] @ the rows of b (units, LANES) that `columns` names.
 
     Called with weights, columns, first, last; b, its place; c, its place.
     """
-    weights, columns = emit.at(0, first), emit.at(1, first)
-    source, target = emit.at(4, b), emit.at(6, c)
-    registers = range(LANES // VECTOR)
-    sums = emit.kept([emit.load(target, n) for n in registers])
-    with emit.loop(emit.builder.sub(last, first)) as loop:
-        row = emit.move(source, emit.row(columns, loop.index))
-        weight = emit.spread(emit.move(weights, loop.index))
+
+    def write(emit, first, last, b, c):
+        weights, columns = emit.at(0, first), emit.at(1, first)
+        source, target = emit.at(4, b), emit.at(6, c)
+        sums = emit.kept([emit.load(target, n) for n in range(lanes // VECTOR)])
+        with emit.loop(emit.builder.sub(last, first)) as loop:
+            row = emit.move(source, emit.row(columns, loop.index))
+            weight = emit.spread(emit.move(weights, loop.index))
+            for n, slot in enumerate(sums):
+                emit.add_to(slot, weight, emit.load(row, n))
         for n, slot in enumerate(sums):
-            emit.add_to(slot, weight, emit.load(row, n))
-    for n, slot in enumerate(sums):
-        emit.store(emit.builder.load(slot), target, n)
+            emit.store(emit.builder.load(slot), target, n)
+
+    return kernel("aaiiaiai")(write)
 
 
-@kernel("aaiiaiai")
-def sparse_back(emit, first, last, b, c):
-    """The rows of c (units, LANES) that `columns` names += weights[first:last] times b (LANES,).
+def sparse_back_of(lanes):
+    """The rows of c (units, LANES) that `columns` names += weights[first:last] times b (lanes,).
 
     Called with weights, columns, first, last; b, its place; c, its place.
     """
-    weights, columns = emit.at(0, first), emit.at(1, first)
-    source, target = emit.at(4, b), emit.at(6, c)
-    registers = range(LANES // VECTOR)
-    right = [emit.load(source, n) for n in registers]
-    with emit.loop(emit.builder.sub(last, first)) as loop:
-        row = emit.move(target, emit.row(columns, loop.index))
-        weight = emit.spread(emit.move(weights, loop.index))
-        for n in registers:
-            emit.store(emit.plus(emit.load(row, n), emit.times(weight, right[n])), row, n)
+
+    def write(emit, first, last, b, c):
+        weights, columns = emit.at(0, first), emit.at(1, first)
+        source, target = emit.at(4, b), emit.at(6, c)
+        right = [emit.load(source, n) for n in range(lanes // VECTOR)]
+        with emit.loop(emit.builder.sub(last, first)) as loop:
+            row = emit.move(target, emit.row(columns, loop.index))
+            weight = emit.spread(emit.move(weights, loop.index))
+            for n, factor in enumerate(right):
+                emit.store(emit.plus(emit.load(row, n), emit.times(weight, factor)), row, n)
+
+    return kernel("aaiiaiai")(write)
+
+
+# the second of each is for a half of the LANES, where no more of them hold images
+HALF = LANES // 2
+sparse_row, sparse_row_half = sparse_row_of(LANES), sparse_row_of(HALF)
+sparse_back, sparse_back_half = sparse_back_of(LANES), sparse_back_of(HALF)
+TILE_HALF = min(ACROSS, HALF // VECTOR)
+tile_half, tile_row_half = dense_tile(ROWS, TILE_HALF), dense_tile(1, TILE_HALF)
 
 
 @kernel("aaiaiiaiii")

@@ -23,7 +23,7 @@ from engine.graph import EAGER
 from engine.machine import pick_device
 from engine.step import Stepper
 from store.files import write_json
-from train import online_attack
+from train import OnlineAttack
 from utils import UserError, one_line
 
 VERSION = 1  # of how it is measured
@@ -125,7 +125,7 @@ def random_stepper(config, model, runs, shape, classes, device):
     index = torch.randint(IMAGES, (runs, count), device=device)
     images = torch.rand(IMAGES, *shape, device=device)
     labels = torch.randint(classes, (IMAGES,), device=device)
-    change = online_attack(cohort, config) if config.attack_mode == "online" else None
+    change = OnlineAttack(cohort, config) if config.attack_mode == "online" else None
     stepper = Stepper(cohort, Data(images, labels, index, index[:, :1]), [config] * runs, change)
     stepper.start(0, 0)
     cohort.model.train()

@@ -13,6 +13,7 @@ import archs
 import attacks
 import train
 from archs.parts import Normalise
+import engine.net as net_module
 from engine import compiled
 from engine.cohort import Cohort, Data
 from engine.compiled_step import CompiledStepper
@@ -86,7 +87,7 @@ def test_fully_connected_nets_are_known_and_others_are_not(name):
         known = None  # large; the law below is of their kinds of modules
     else:
         model = archs.build(name, shape, 10, ([0.1] * shape[0], [0.3] * shape[0]))
-        known = compiled.layers_of(model)
+        known = net_module.layers_of(model)
     assert (known is not None) == name.startswith("fc1")
     if known:
         assert [layer.weight for layer in known] == [f"net.fc{n}.weight" for n in (1, 2, 3)]
@@ -109,17 +110,17 @@ def test_what_is_not_linear_layers_with_relu_between_is_not_taken():
     first, last = ("normalise", Normalise([0.1], [0.3])), nn.Linear(20, 3)
     for module in (Skip(), nn.Tanh(), nn.Dropout(0.1), nn.BatchNorm1d(20), Twice(20, 20)):
         net = nn.Sequential(nn.Flatten(), module, last)
-        assert compiled.layers_of(nn.Sequential(OrderedDict([first, ("net", net)]))) is None, module
+        assert net_module.layers_of(nn.Sequential(OrderedDict([first, ("net", net)]))) is None, module
     for net in (nn.Sequential(last, nn.ReLU()), nn.Sequential(nn.Flatten()), Twice(20, 3)):
-        assert compiled.layers_of(nn.Sequential(OrderedDict([first, ("net", net)]))) is None, net
-    assert compiled.layers_of(nn.Sequential(nn.Flatten(), last)) is None  # nothing normalises
-    assert compiled.layers_of(nn.Sequential(OrderedDict([first, ("net", last)])))
+        assert net_module.layers_of(nn.Sequential(OrderedDict([first, ("net", net)]))) is None, net
+    assert net_module.layers_of(nn.Sequential(nn.Flatten(), last)) is None  # nothing normalises
+    assert net_module.layers_of(nn.Sequential(OrderedDict([first, ("net", last)])))
 
 
 @pytest.mark.parametrize("width", [1, 5, 20, 64])
 def test_blocks_hold_each_alive_weight_once_and_in_its_row_and_columns(width):
     mask = chain_masks(chain(), 0.4)["net.fc0.weight"]
-    positions, begins = compiled.in_blocks(mask, width)
+    positions, begins = net_module.in_blocks(mask, width)
     assert positions.sort().values.tolist() == mask.reshape(-1).nonzero().squeeze(1).tolist()
     blocks = -(-20 // width)
     assert len(begins) == 9 * blocks + 1 and begins[-1] == len(positions)
@@ -235,9 +236,9 @@ def test_colour_images_are_normalised_by_their_channels(made):
 
 def test_wide_layers_are_cut_into_blocks(made):
     """Wide enough that a row of a sparse layer has several blocks, the last of them narrower."""
-    widths = (compiled.BLOCK * 2 + 31, 40, 3)
+    widths = (net_module.BLOCK * 2 + 31, 40, 3)
     cohort = chain_cohort(made, 0.4, widths=widths)
-    assert cohort.nets[0].arrays.layers[0, made.BLOCKS] == 3
+    assert cohort.nets[0].arrays.layers[0, made.passes.BLOCKS] == 3
     theirs = chain(widths=widths)
     theirs.load_state_dict(cohort.state())
     images = torch.rand(70, 1, 1, widths[0])
@@ -392,7 +393,7 @@ def test_kernels_that_compute_something_else_are_not_used(tmp_path, monkeypatch,
 
     told = []
     compiled.kernels.cache_clear()
-    monkeypatch.setattr(compiled.Net, "push", lambda net: None)  # the step is lost
+    monkeypatch.setattr(net_module.Net, "push", lambda net: None)  # the step is lost
     assert compiled.kernels(str(tmp_path), told.append) is None
     assert "its results differ from torch's" in told[-1]
     monkeypatch.undo()

@@ -143,7 +143,7 @@ def test_a_step_and_a_validation_neither_wait_nor_leave_the_device(
         configs = [config.replace(lr=0.1 / (run + 1)) for run, config in enumerate(configs)]
     stepper = there(stepper_on_cpu(configs, density=density))
     if online:
-        stepper.change = train.online_attack(stepper.cohort, configs[0])
+        stepper.change = train.OnlineAttack(stepper.cohort, configs[0])
     train_and_validate(stepper, device)
 
 

@@ -241,7 +241,7 @@ def test_online_mode_attacks_the_present_net():
     cohort.model.train()
     images, labels = torch.rand(10, 1, 8, 8), torch.randint(0, 3, (10,))
     buffers = {name: value.clone() for name, value in cohort.buffers.items()}
-    first = train.online_attack(cohort, online())(images, labels)
+    first = train.OnlineAttack(cohort, online())(images, labels)
     assert cohort.model.training and all(
         torch.equal(value, buffers[name]) for name, value in cohort.buffers.items()
     )
@@ -249,7 +249,7 @@ def test_online_mode_attacks_the_present_net():
     with torch.no_grad():
         for value in cohort.params.values():
             value.mul_(-1)
-    second = train.online_attack(cohort, online())(images, labels)
+    second = train.OnlineAttack(cohort, online())(images, labels)
     assert (second[:5] != first[:5]).float().mean() > 0.2
     cohort.model.eval()
     x = images[:5].clone().requires_grad_()
