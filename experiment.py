@@ -21,7 +21,7 @@ from attacked.pool import Images, build_images
 from attacks import ATTACKS, attack_test_images
 from config import attack_settings
 from engine.cohort import Cohort
-from engine.compiled import kernels_for
+from engine.compiled import kernels_for, step_of
 from engine.machine import bf16_ratio, pick_device, set_threads
 from engine.place import Keeper
 from engine.signals import Interrupted, stop
@@ -128,7 +128,7 @@ def open_run(lab, run, slot):
         from results.figures import draw_samples  # pandas and what it needs
 
         draw = functools.partial(draw_samples, *samples)
-    now = provenance(lab.device, f"compiled by numba {lab.made.VERSION}" if lab.made else "torch")
+    now = provenance(lab.device, step_of(lab.made))
     run.folder.start(config, now, progress, run.report, draw, lab.say)
     if progress.next_round == 0:
         run.folder.log.begin(config, samples)
@@ -149,7 +149,9 @@ def rounds(lab, runs):
             began = time.perf_counter()
             starts = [start_weights(lab, run, number) for run in runs]
             masks = [run.progress.checkpoint.masks for run in runs]
-            cohort = Cohort(lab.model, starts, masks, lab.device, runs[0].config.precision, lab.made)
+            cohort = Cohort(
+                lab.model, starts, masks, lab.device, runs[0].config.precision, lab.made
+            )
             try:
                 trained = train_round(lab, cohort, runs, number, bars)
             except Diverged as error:

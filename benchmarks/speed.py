@@ -16,6 +16,7 @@ so that a noisy machine slows both; the others are timed over some steps, times 
 epoch. `floor` is the network's arithmetic alone, at the rate of a large matrix product on the same
 device and threads. Figures are medians. `study` times main.py itself on experiment 1: 10 attack
 rates, lt and reinit, 5 seeds, 35 rounds of 12 epochs, attacked images made before the clock starts.
+The parts compiled, whole, pair, growth, crossover and startup are of benchmarks/compiled.py.
 Saved as benchmarks/speed.json (speed-cuda.json) and drawn as docs/speed.png (speed-cuda.png); a run
 of some parts keeps the others' figures of the same machine.
 """
@@ -42,7 +43,7 @@ import data
 import pruning
 import train
 from attacked.levels import to_float
-from benchmarks import baseline_loop
+from benchmarks import baseline_loop, compiled
 from engine.cohort import Cohort, Data
 from engine.graph import EAGER, Replay
 from engine.step import Stepper
@@ -75,7 +76,9 @@ def main():
         "--go_on", action="store_true", help="pass over parts that this machine has measured"
     )
     args = parser.parse_args()
-    usual = [part for part in PARTS if part != "study" or args.cuda or args.quick]
+    usual = [part for part in PARTS if part not in ("study", *compiled.PARTS)]
+    usual += ["study"] if args.cuda or args.quick else []
+    usual += [] if args.cuda else list(compiled.PARTS)
     args.parts = args.parts or usual
     torch.set_num_threads(args.threads)
     torch.set_flush_denormal(True)
@@ -268,6 +271,10 @@ class Bench:
         seconds = statistics.median(self.timed(one) for _ in range(3 * self.steps))
         self.add(arch, "old loop", 1, 60, 1.0, seconds * EPOCH / 60)
 
+    def baseline_epoch(self):
+        """A function that trains and validates one epoch the old way."""
+        return baseline_epoch(self.data_dir, self.device)
+
     def add(self, arch, how, runs, batch_size, density, seconds, floor=None, memory=None):
         """Keep and print a row."""
         row = {
@@ -406,7 +413,7 @@ def draw(rows, machine, path):
 
 PARTS = {
     "epochs": whole_epochs, "networks": networks, "cohorts": cohorts, "sizes": sizes,
-    "study": study,
+    "study": study, **compiled.PARTS,
 }  # fmt: skip
 
 if __name__ == "__main__":

@@ -129,7 +129,10 @@ class Cohort:
             return self.nets[0].attack(images, labels, signs, draws)
         parts = zip(images, labels, draws if signs.starts else [None] * self.size, strict=True)
         return torch.stack(
-            [net.attack(x, y, signs, draw) for net, (x, y, draw) in zip(self.nets, parts, strict=True)]
+            [
+                net.attack(x, y, signs, draw)
+                for net, (x, y, draw) in zip(self.nets, parts, strict=True)
+            ]
         )
 
     def losses(self, images, labels):

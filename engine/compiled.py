@@ -5,6 +5,7 @@ Compiled once a machine, and held against torch each time they are loaded.
 
 import contextlib
 import functools
+import importlib.metadata
 import os
 from collections import OrderedDict
 from pathlib import Path
@@ -40,6 +41,11 @@ def kernels_for(config, model, device, say):
     return None if why or config.step == "torch" else kernels(config.cache_dir, say)
 
 
+def step_of(made):
+    """What computes the steps, in config.json's words."""
+    return f"compiled by numba {importlib.metadata.version('numba')}" if made else "torch"
+
+
 # The kernels -------------------------------------------------------------------------------------
 
 
@@ -47,8 +53,8 @@ def kernels_for(config, model, device, say):
 def kernels(cache_dir, say=print):
     """engine.kernels, compiled, or None where that cannot be: `say` is told why in a line.
 
-    Its code is kept in <cache_dir>/compiled (or NUMBA_CACHE_DIR), if that can be written, by what it
-    was made of, and by numba by the processor too. Processes that want it at once make it once.
+    Its code is kept in <cache_dir>/compiled (or NUMBA_CACHE_DIR), if that can be written, by what
+    it was made of, and by numba by the processor too. Processes that want it at once make it once.
     """
     try:
         import llvmlite.binding

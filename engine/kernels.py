@@ -1,11 +1,10 @@
 """Whole steps, predictions and attacks of a fully connected net without Python, compiled by numba.
 
-engine/compiled.py imports this when it is used, and hands it plain arrays; engine/passes.py says how
-they lie.
+engine/compiled.py imports this when it is used, and hands it plain arrays; engine/passes.py says
+how they lie.
 """
 
 import numpy as np
-from numba import __version__ as VERSION
 
 from engine import passes
 from engine.passes import ABOVE, LANES, OUTPUTS, compiled
@@ -66,9 +65,7 @@ def take_attacked(
                 moved[n] = inside if lane < attacked else origin[n]
     else:
         moved[: inputs * LANES] = origin[: inputs * LANES]
-    move_by_signs(
-        net, acts, deltas, place, origin, labels, index, begin, attacked, bounds, moved
-    )
+    move_by_signs(net, acts, deltas, place, origin, labels, index, begin, attacked, bounds, moved)
 
 
 @compiled
@@ -110,7 +107,9 @@ def train(
             rate = np.float32(rates[step] / (1 - rule[1] ** taken))
             root = np.float32(1 / np.sqrt(1 - rule[2] ** taken))
             beta1, beta2, epsilon = np.float32(rule[1]), np.float32(rule[2]), np.float32(rule[3])
-            passes.adam(net.values, first, second, gradient, decay, rate, root, beta1, beta2, epsilon)
+            passes.adam(
+                net.values, first, second, gradient, decay, rate, root, beta1, beta2, epsilon
+            )
         else:
             passes.sgd(net.values, first, gradient, decay, rates[step], np.float32(rule[5]))
 

@@ -166,7 +166,7 @@ class Net:
     # Its computations ---------------------------------------------------------------------------
 
     def room(self, count):
-        """Arrays that the kernels compute in, for so many images at once: kernels.train's `room`."""
+        """kernels.train's `room`: arrays to compute in, for so many images at once."""
         lanes, batches = self.unit.LANES, -(-count // self.unit.LANES)
         if batches not in self.rooms:
             spare = self.unit.VECTOR * lanes

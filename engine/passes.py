@@ -30,7 +30,7 @@ summed = njit(nogil=True, fastmath={"contract", "reassoc"}, error_model="numpy")
 
 @compiled
 def take(images, index, begin, count, scale, shift, out, place, rows):
-    """Lay images[index[begin:begin + count]] (N, D) out as (D, LANES) at `place`: first layer's way.
+    """Lay images[index[begin:begin + count]] (N, D) out as (D, LANES) at `place`.
 
     Pixels are multiplied by scale and moved by shift (D,). Of the LANES places those after `count`
     keep what they had. rows: room for LANES images.
@@ -71,7 +71,9 @@ def forward(net, acts, place, count):
                     first, last = net.starts[row], net.starts[row + 1]
                     target = above + unit * LANES
                     if half:
-                        simd.sparse_row_half(values, columns, first, last, acts, below, acts, target)
+                        simd.sparse_row_half(
+                            values, columns, first, last, acts, below, acts, target
+                        )
                     else:
                         simd.sparse_row(values, columns, first, last, acts, below, acts, target)
                     row += 1
@@ -156,7 +158,9 @@ def backward(net, acts, deltas, place, lowest, count):
                     first, last = net.starts[row], net.starts[row + 1]
                     at = above + unit * LANES
                     if half:
-                        simd.sparse_back_half(values, columns, first, last, deltas, at, deltas, below)
+                        simd.sparse_back_half(
+                            values, columns, first, last, deltas, at, deltas, below
+                        )
                     else:
                         simd.sparse_back(values, columns, first, last, deltas, at, deltas, below)
                     row += 1
@@ -181,7 +185,6 @@ def gradients(net, acts, deltas, stride, count, rows, block, out):
     batches = (count + LANES - 1) // LANES
     for layer in net.layers:
         if layer[SPARSE]:
-            first, end = net.starts[layer[STARTS]], layer[STARTS]
             row = layer[STARTS]
             for _ in range(layer[BLOCKS]):
                 for unit in range(layer[OUTPUTS]):

@@ -121,7 +121,9 @@ def kernel(kinds):
 
     def decorate(write):
         def call(context, *given):
-            given = [kind if a == "a" else types.int64 for kind, a in zip(given, kinds, strict=True)]
+            given = [
+                kind if a == "a" else types.int64 for kind, a in zip(given, kinds, strict=True)
+            ]
 
             def codegen(context, builder, signature, values):
                 numbers = [v for v, kind in zip(values, kinds, strict=True) if kind == "i"]

@@ -153,8 +153,9 @@ class RunFolder:
     def start(self, config, now, progress, report, draw_samples, say=print):
         """Write what is known before round 0; an existing run keeps what it has.
 
-        now: what it runs on (store.saved.provenance); report: the figures of the attacked images, None without; draw_samples(path): a picture of
-        them, or None. UserError if a theta_0 that was lost cannot be drawn again.
+        now: what it runs on (store.saved.provenance); report: the figures of the attacked images,
+        None without; draw_samples(path): a picture of them, or None. UserError if a theta_0 that
+        was lost cannot be drawn again.
         """
         checkpoint = progress.checkpoint
         if checkpoint.theta0 not in ("", total(progress.theta0)):
@@ -177,7 +178,7 @@ class RunFolder:
             write_csv(self.rounds, checkpoint.rounds)
 
     def _note_other_code(self, now, number, say):
-        """Say, and add to config.json, that a run goes on under another revision, libraries or step."""
+        """Say, and add to config.json, that a run goes on under another code, libraries or step."""
         saved = saved_config(self.path)
         before = [saved["provenance"], *saved.get("resumed", [])][-1]
         names = ("revision", "modified", "versions", "step")

@@ -1,6 +1,7 @@
 """The compiled step against autograd and torch.optim, and against the torch step of a whole run."""
 
 import builtins
+import itertools
 import json
 from collections import OrderedDict
 
@@ -11,9 +12,9 @@ from torch import nn
 
 import archs
 import attacks
+import engine.net as net_module
 import train
 from archs.parts import Normalise
-import engine.net as net_module
 from engine import compiled
 from engine.cohort import Cohort, Data
 from engine.compiled_step import CompiledStepper
@@ -33,7 +34,7 @@ def chain(widths=(20, 9, 7, 3), bias=True, seed=0, channels=1):
     """A network of linear layers with ReLU between."""
     torch.manual_seed(seed)
     parts = OrderedDict(flatten=nn.Flatten())
-    for number, (inside, out) in enumerate(zip(widths, widths[1:], strict=False)):
+    for number, (inside, out) in enumerate(itertools.pairwise(widths)):
         parts[f"fc{number}"] = nn.Linear(inside, out, bias=bias)
         if number < len(widths) - 2:
             parts[f"relu{number}"] = nn.ReLU()
@@ -110,7 +111,9 @@ def test_what_is_not_linear_layers_with_relu_between_is_not_taken():
     first, last = ("normalise", Normalise([0.1], [0.3])), nn.Linear(20, 3)
     for module in (Skip(), nn.Tanh(), nn.Dropout(0.1), nn.BatchNorm1d(20), Twice(20, 20)):
         net = nn.Sequential(nn.Flatten(), module, last)
-        assert net_module.layers_of(nn.Sequential(OrderedDict([first, ("net", net)]))) is None, module
+        assert net_module.layers_of(nn.Sequential(OrderedDict([first, ("net", net)]))) is None, (
+            module
+        )
     for net in (nn.Sequential(last, nn.ReLU()), nn.Sequential(nn.Flatten()), Twice(20, 3)):
         assert net_module.layers_of(nn.Sequential(OrderedDict([first, ("net", net)]))) is None, net
     assert net_module.layers_of(nn.Sequential(nn.Flatten(), last)) is None  # nothing normalises
@@ -287,8 +290,6 @@ def test_a_run_of_a_cohort_is_bit_for_bit_the_run_alone(case, made):
     together = chain_cohort(made, runs=3)
     fit = train.fit(together, data, configs, 0)
     for run in range(3):
-        alone = chain_cohort(made, seed=run)
-        alone.masks = None
         net, masks = chain(seed=run), chain_masks(chain(), 0.3, run)
         alone = Cohort(net, [net.state_dict()], [masks], CPU, made=made)
         one = train.fit(alone, of_run(data, run), configs[run : run + 1], 0)
