@@ -9,6 +9,9 @@ import numpy as np
 from engine import passes
 from engine.passes import ABOVE, LANES, OUTPUTS, compiled
 
+# numba would compile a function once more for a literal 0 than for a whole number
+ZERO, ONE = np.int64(0), np.int64(1)
+
 
 @compiled
 def move_by_signs(net, acts, deltas, place, origin, labels, index, begin, count, bounds, moved):
@@ -31,7 +34,7 @@ def move_by_signs(net, acts, deltas, place, origin, labels, index, begin, count,
             break
         passes.forward(net, acts, place, count)
         passes.losses_at_top(net, acts, deltas, place, labels, index, begin, count, np.float32(1))
-        passes.backward(net, acts, deltas, place, 0, count)
+        passes.backward(net, acts, deltas, place, ZERO, count)
         slopes = deltas[place : place + inputs * LANES]
         for n in range(inputs * LANES):
             sign = np.float32(slopes[n] > 0) - np.float32(slopes[n] < 0)
@@ -52,11 +55,14 @@ def take_attacked(
     """
     origin, moved = pixels[0], pixels[1]
     inputs = images.shape[1]
-    ones, zeros = np.ones(inputs, np.float32), np.zeros(inputs, np.float32)
-    passes.take(images, index, begin, count, ones, zeros, origin, 0, rows)
+    ones, zeros = np.empty(inputs, np.float32), np.empty(inputs, np.float32)
+    ones[:], zeros[:] = 1, 0
+    passes.take(images, index, begin, count, ones, zeros, origin, ZERO, rows)
     if len(draws):
-        every, epsilon = np.arange(drawn, drawn + attacked), np.float32(bounds[0])
-        passes.take(draws, every, 0, attacked, ones, zeros, moved, 0, rows)
+        every, epsilon = np.empty(attacked, np.int64), np.float32(bounds[0])
+        for n in range(attacked):
+            every[n] = drawn + n
+        passes.take(draws, every, ZERO, attacked, ones, zeros, moved, ZERO, rows)
         for unit in range(inputs):
             for lane in range(LANES):
                 n = unit * LANES + lane
@@ -64,7 +70,8 @@ def take_attacked(
                 inside = min(max(start, np.float32(0)), np.float32(1))
                 moved[n] = inside if lane < attacked else origin[n]
     else:
-        moved[: inputs * LANES] = origin[: inputs * LANES]
+        for n in range(inputs * LANES):
+            moved[n] = origin[n]
     move_by_signs(net, acts, deltas, place, origin, labels, index, begin, attacked, bounds, moved)
 
 
@@ -98,7 +105,7 @@ def train(
                 passes.take(images, order, at, count, scale, shift, acts, place, rows)
             passes.forward(net, acts, place, count)
             loss += passes.losses_at_top(net, acts, deltas, place, labels, order, at, count, share)
-            passes.backward(net, acts, deltas, place, 1, count)
+            passes.backward(net, acts, deltas, place, ONE, count)
         losses[step] = loss * share
         passes.gradients(net, acts, deltas, stride, size, rows, block, gradient)
         taken += 1
@@ -143,7 +150,7 @@ def pull_back(net, acts, deltas, stride, gradient, out):
             for lane in range(LANES):
                 value = gradient[begin + lane, k] if lane < count else np.float32(0)
                 deltas[above + k * LANES + lane] = value
-        passes.backward(net, acts[place:], deltas, 0, 0, count)
+        passes.backward(net, acts[place:], deltas, ZERO, ZERO, count)
         for unit in range(out.shape[1]):
             for lane in range(count):
                 out[begin + lane, unit] = deltas[unit * LANES + lane] * net.scale[unit]
@@ -153,11 +160,13 @@ def pull_back(net, acts, deltas, stride, gradient, out):
 def attack(net, room, images, labels, draws, bounds, out):
     """Images (N, D) attacked by signs into `out`; draws (N, D) or none, bounds: as above."""
     acts, deltas, _, rows, _, pixels = room
-    index = np.arange(len(images))
+    index = np.empty(len(images), np.int64)
+    for n in range(len(images)):
+        index[n] = n
     for begin in range(0, len(images), LANES):
         count = min(LANES, len(images) - begin)
         take_attacked(
-            net, acts, deltas, 0, images, labels, index, begin, count, count, draws, begin, bounds,
+            net, acts, deltas, ZERO, images, labels, index, begin, count, count, draws, begin, bounds,
             pixels, rows,
         )  # fmt: skip
         for unit in range(images.shape[1]):
