@@ -8,7 +8,7 @@ import time
 
 from utils import UserError
 
-PROBE = 0.15  # seconds after which bf16_ratio tries nothing more
+PROBE = 0.3  # seconds of the CPU after which bf16_ratio tries nothing more
 # mallopt's names for: how much freed memory is given back, and from what size it is not kept
 M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3
 
@@ -70,14 +70,14 @@ def bf16_ratio(model, in_shape, batch_size):
 
     def least(count, low):
         first = seconds(count, low)  # sets its kernels up
-        return first if first > PROBE else min(first, seconds(count, low))
+        return first if first > PROBE / 4 else min(first, seconds(count, low))
 
-    count, began = min(2, batch_size), time.perf_counter()
+    count, began = min(2, batch_size), time.process_time()
     with torch.random.fork_rng(devices=[]):  # of dropout
         while True:
             ratio = least(count, True) / least(count, False)
             # the next size takes four times as long
-            if count == batch_size or time.perf_counter() - began > PROBE:
+            if count == batch_size or time.process_time() - began > PROBE:
                 return ratio
             count = min(4 * count, batch_size)
 
