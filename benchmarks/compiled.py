@@ -86,7 +86,7 @@ def epochs_in_turn(bench):
         row = {"network": "fc1", "how": "ratio", "density": density}
         row |= {"torch step / compiled": round(statistics.median(torchs), 2)}
         bench.rows.append(row | {"old loop / compiled": round(statistics.median(olds), 2)})
-        print(bench.rows[-1])
+        print(bench.rows[-1], flush=True)
 
 
 TIMED = """
@@ -130,7 +130,8 @@ def whole_runs(bench):
         flags = ["--dataset=mnist", f"--prune_iterations={rounds}", f"--prune_percent={percent}"]
         flags += [f"--end_iter={1 if bench.quick else 3}"]
         taken = {"torch": [], "compiled": []}
-        for _ in range(1 if bench.quick else 3):
+        # the longer one is long enough to be told once
+        for _ in range(1 if bench.quick or rounds > 12 else 2):
             for step, found in taken.items():
                 found.append(command(bench, *flags, f"--step={step}"))
         seconds = {step: statistics.median(s for s, _ in found) for step, found in taken.items()}
@@ -149,7 +150,7 @@ def pair(bench):
     flags = ["--dataset=mnist", "--prune_iterations=12", "--prune_percent=20", "--end_iter=3"]
     flags = flags[:1] + ["--prune_iterations=2", "--end_iter=1"] if bench.quick else flags
     one, two = [], []
-    for _ in range(1 if bench.quick else 3):
+    for _ in range(1 if bench.quick else 2):
         one.append(command(bench, *flags, "--seed=0")[0])
         with tempfile.TemporaryDirectory() as folder:
             places = [f"--runs_dir={folder}/runs", f"--data_dir={Path(bench.data_dir).resolve()}"]
@@ -161,7 +162,7 @@ def pair(bench):
     ratio = statistics.median(2 * a / b for a, b in zip(one, two, strict=True))
     row = {"network": "fc1", "how": "two runs in two processes", "one": round(min(one), 1)}
     bench.rows.append(row | {"two": round(min(two), 1), "times one": round(ratio, 2)})
-    print(bench.rows[-1])
+    print(bench.rows[-1], flush=True)
     steppers = [
         CompiledStepper(cohort(bench, 0.2, kernels(bench)), bench.pool(1), [config()])
         for _ in range(2)
@@ -293,7 +294,7 @@ def startup(bench):
             found.append(round(float(done.stdout), 2))
     row = {"network": "fc1", "how": "compiling", "seconds at first": found[0]}
     bench.rows.append(row | {"from the cache": statistics.median(found[1:])})
-    print(bench.rows[-1])
+    print(bench.rows[-1], flush=True)
     for flags in (["--prune_percent=20", "--prune_iterations=12", "--end_iter=3"], []):
         seconds = statistics.median(command(bench, *flags)[0] for _ in range(3))
         what = " ".join(["python main.py", *flags])

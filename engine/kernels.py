@@ -166,8 +166,8 @@ def attack(net, room, images, labels, draws, bounds, out):
     for begin in range(0, len(images), LANES):
         count = min(LANES, len(images) - begin)
         take_attacked(
-            net, acts, deltas, ZERO, images, labels, index, begin, count, count, draws, begin, bounds,
-            pixels, rows,
+            net, acts, deltas, ZERO, images, labels, index, begin, count, count, draws, begin,
+            bounds, pixels, rows,
         )  # fmt: skip
         for unit in range(images.shape[1]):
             for lane in range(count):
