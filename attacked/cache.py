@@ -98,7 +98,7 @@ def surrogate(config, dataset, device, say=print):
 def surrogate_epochs(config, dataset):
     """--surrogate_epochs; for 0 three passes, more for a small data set: 300 batches of 128.
 
-    Fewer make stronger images, not only sooner ones: see docs/attacks.md.
+    Fewer make images that other networks mind more, not only sooner ones: docs/attacks.md.
     """
     return config.surrogate_epochs or max(3, -(-300 * 128 // len(dataset.train_labels)))
 

@@ -72,13 +72,7 @@ def kernels(cache_dir, say=print):
             numba.config.CACHE_DIR = str(folder)
             from engine import kernels as made
 
-            if writable:
-                for entry in (made.train, made.predict, made.pull_back, made.attack):
-                    entry.enable_caching()
-            if not list(folder.glob("**/*.nbc")):
-                what = "the step of fully connected nets, once on this machine"
-                say(f"compiling {what} (some ten seconds)")
-            _check(made)
+            _load(made, folder, writable, say)
         return made
     except ImportError as error:
         missing = str(error.name).split(".")[0] in ("numba", "llvmlite")
@@ -88,6 +82,26 @@ def kernels(cache_dir, say=print):
     right = "fully connected nets train by torch, several times slower"
     say(f"note: the compiled step cannot be used ({why}): {right}")
     return None
+
+
+def _load(made, folder, writable, say):
+    """Compile the kernels or load them from the folder; damaged files in it are made again."""
+    for _ in range(2):
+        if writable:
+            for entry in (made.train, made.predict, made.pull_back, made.attack):
+                entry.enable_caching()
+        files = list(folder.glob("*/*.nb?"))
+        if not files:
+            what = "the step of fully connected nets, once on this machine"
+            say(f"compiling {what} (some ten seconds)")
+        try:
+            return _check(made)
+        except Exception as error:  # of a damaged file pickle and numba raise whatever comes
+            if not (files and writable):
+                raise
+            say(f"note: {folder} is damaged ({one_line(error)[:80]}) and is made again")
+            for path in files:
+                path.unlink(missing_ok=True)
 
 
 @contextlib.contextmanager

@@ -3,6 +3,9 @@
 import builtins
 import itertools
 import json
+import os
+import subprocess
+import sys
 from collections import OrderedDict
 
 import pytest
@@ -18,7 +21,7 @@ from archs.parts import Normalise
 from engine import compiled
 from engine.cohort import Cohort, Data
 from engine.compiled_step import CompiledStepper
-from helpers import CONFIG, CPU, go, numbers, of_run, only, ordered, same
+from helpers import CONFIG, CPU, ROOT, go, numbers, of_run, only, ordered, same
 from store.files import read_csv
 
 pytest.importorskip("numba")
@@ -399,6 +402,27 @@ def test_kernels_that_compute_something_else_are_not_used(tmp_path, monkeypatch,
     assert "its results differ from torch's" in told[-1]
     monkeypatch.undo()
     compiled.kernels.cache_clear()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("ending", ["nbc", "nbi"])
+def test_damaged_files_of_the_cache_are_made_again(ending, tmp_path):
+    """In a process of its own: in this one the kernels are compiled already."""
+    code = "import sys; from engine import compiled; print(compiled.kernels(sys.argv[1]))"
+    environment = {**os.environ, "NUMBA_CACHE_DIR": "", "OMP_NUM_THREADS": "1"}
+
+    def load():
+        call = [sys.executable, "-c", code, str(tmp_path)]
+        done = subprocess.run(call, cwd=ROOT, env=environment, capture_output=True, text=True)
+        assert "module 'engine.kernels'" in done.stdout, done.stdout + done.stderr
+        return done.stdout
+
+    assert "compiling the step" in load()
+    assert "compiling" not in load()
+    for path in tmp_path.glob(f"compiled/*/*/*.{ending}"):
+        path.write_bytes(path.read_bytes()[:100])
+    assert "is damaged" in load()
+    assert "compiling" not in load()
 
 
 def test_a_cache_that_cannot_be_written_is_said_and_the_step_compiled_all_the_same(
