@@ -3,11 +3,11 @@
     python benchmarks/first_command.py --data_dir=data                   # all, about 15 minutes
     python benchmarks/first_command.py --data_dir=data --parts command   # or step transfer bf16
 
-command: the command itself, by stages. step: a training step of DeepRobust's CNN by threads, on a
-quiet machine and beside a process that keeps a core busy. transfer: fc1's accuracy under FGSM made
-against surrogates of one to three epochs. bf16: engine.machine.bf16_ratio of some networks, with
-this CPU's instructions and with AVX2 alone. `others` are the cores that other processes used
-meanwhile. Saved as benchmarks/first_command.json, part by part.
+command: the command itself, by stages, with this CPU's instructions and as if it had AVX2 alone.
+step: a training step of DeepRobust's CNN by threads, on a quiet machine and beside a process that
+keeps a core busy. transfer: fc1's accuracy under FGSM made against surrogates of one to three
+epochs. bf16: engine.machine.bf16_ratio of some networks. `others` are the cores that other
+processes used meanwhile. Saved as benchmarks/first_command.json, part by part.
 """
 
 import argparse
@@ -37,6 +37,8 @@ STAGES = {
 SEEDS, EPOCHS = (0, 1, 2), (1, 2, 3)
 STEP_SECONDS, TURNS = 4, 3
 AVX2 = {"ONEDNN_MAX_CPU_ISA": "AVX2", "ATEN_CPU_CAPABILITY": "avx2"}
+AVX2["MKL_ENABLE_INSTRUCTIONS"] = "AVX2"
+INSTRUCTIONS = {"all": {}, "AVX2 alone": AVX2}
 
 
 def main():
@@ -77,11 +79,18 @@ def busy():
 
 def command(data_dir):
     """Seconds of the command's stages, from an empty cache, and of all cores together."""
+    return [{"instructions": name} | stages(data_dir, env) for name, env in INSTRUCTIONS.items()]
+
+
+def stages(data_dir, environment):
+    """One row of `command`."""
     with tempfile.TemporaryDirectory() as folder:
         places = [f"--data_dir={data_dir}", f"--cache_dir={folder}/c", f"--runs_dir={folder}/r"]
         began, at = time.perf_counter(), {"start": 0.0}
         run = [sys.executable, "-u", "main.py", *COMMAND, *places]
-        with subprocess.Popen(run, cwd=ROOT, stdout=subprocess.PIPE, text=True) as process:
+        how = {"cwd": ROOT, "env": os.environ | environment, "text": True}
+        before = os.times()
+        with subprocess.Popen(run, stdout=subprocess.PIPE, **how) as process:
             for line in process.stdout:
                 for stage, opening in STAGES.items():
                     if line.startswith(opening):
@@ -91,8 +100,8 @@ def command(data_dir):
         raise SystemExit(f"the command failed: {process.returncode}")
     ends = [*list(at.values())[1:], whole]
     seconds = {name: round(end - at[name], 1) for name, end in zip(at, ends, strict=True)}
-    core_seconds = round(used.children_user + used.children_system, 1)
-    return [seconds | {"whole": round(whole, 1), "core_seconds": core_seconds}]
+    core_seconds = sum(used[2:4]) - sum(before[2:4])  # of children
+    return seconds | {"whole": round(whole, 1), "core_seconds": round(core_seconds, 1)}
 
 
 STEP = """
@@ -222,7 +231,7 @@ for name, shape in (("fc1", (1, 28, 28)), ("lenet5", (1, 28, 28)), ("resnet20", 
 def bf16(data_dir):
     """A step in bf16 over one in fp32, and what the measurement takes."""
     rows = []
-    for instructions, environment in (("all", {}), ("AVX2 alone", AVX2)):
+    for instructions, environment in INSTRUCTIONS.items():
         for line in python(RATIO, **environment).splitlines():
             name, ratio, seconds = line.split()
             row = {"network": name, "instructions": instructions, "ratio": round(float(ratio), 2)}
