@@ -255,7 +255,7 @@ def draw(points, path):
             axis.invert_xaxis()
         plain_log_axis(axis)
         axis.set_xticks(list(x), [f"{value:g}" for value in x], rotation=45)
-        axis.minorticks_off()
+        axis.xaxis.minorticks_off()
     axis.legend()
     figure.suptitle("fc1 on MNIST, batch 60, one thread; density 0.086 in the two on the right")
     figure.savefig(path, dpi=120)
