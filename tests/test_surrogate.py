@@ -9,9 +9,12 @@ import torch
 import torch.nn.functional as F
 
 import archs
+import attacks
 from attacked import cache as attacked_cache
 from attacked import progress as attacked_progress
 from attacked import training
+from attacked.levels import to_float
+from config import attack_settings
 from engine.place import Keeper
 from engine.signals import Interrupted, stop
 from helpers import CPU
@@ -165,6 +168,22 @@ def test_a_stop_while_attacking_keeps_what_was_attacked(config, digits, monkeypa
     assert sum(len(args[4]) for args in batches) == 360
     alone = real(0, *batches[0][1:])
     assert np.array_equal(made.pixels[:64], alone[1]) and np.array_equal(made.after[:64], alone[3])
+
+
+@pytest.mark.parametrize("attack", ["fgsm", "pgd", "ddn", "noise"])
+def test_what_was_correct_before_is_what_the_surrogate_says_of_clean_images(config, digits, attack):
+    model = attacked_cache.surrogate(config, digits, CPU, say=lambda text: None)
+    own = parse([f"--dataset=digits_{attack}_attack", *FLAGS[1:], "--mix_ratio=0.5"])[0]
+    settings, passes = attack_settings(own, attack, False), []
+    handle = model.register_forward_hook(lambda *given: passes.append(given))
+    made = attacked_cache._attack_batch(0, settings, "test", digits, np.arange(64), model)
+    handle.remove()
+    clean, truth = to_float(digits.test_images[:64], CPU), torch.from_numpy(digits.test_labels[:64])
+    assert np.array_equal(made[2], attacks.is_correct(model, clean, truth).numpy())
+    assert 0 < made[2].sum() < 64
+    assert not model._forward_hooks
+    if attack in ("fgsm", "noise"):  # one pass to attack with, none, and one over what was made
+        assert len(passes) == 2
 
 
 def test_slow_attacks_are_kept_each_minute(config, digits, monkeypatch, tmp_path):
