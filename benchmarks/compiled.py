@@ -10,6 +10,7 @@ seconds an epoch by density, width and images, drawn as docs/growth.png; crossov
 layers, by density and block; startup: what compiling takes, once and from the cache, and digits.
 """
 
+import itertools
 import json
 import statistics
 import subprocess
@@ -18,42 +19,28 @@ import tempfile
 import threading
 import time
 from collections import OrderedDict
+from math import prod
 from pathlib import Path
 
-import torch
 from torch import nn
 
 import archs
-import data
 import engine.net as net_module
-import pruning
 import train
-from archs.parts import Normalise
 from engine import compiled
-from engine.cohort import Cohort, Data
+from engine.cohort import Data
 from engine.compiled_step import CompiledStepper
 from engine.step import Stepper
 from results.figures import plain_log_axis
 from study.request import parse
 
 ROOT = Path(__file__).parent.parent
-CPU = torch.device("cpu")
 DENSITIES = (1.0, 0.5, 0.25, 0.134, 0.086, 0.03)
 
 
 def kernels(bench):
     """The compiled kernels, kept in a folder of their own."""
     return compiled.kernels(str(Path(tempfile.gettempdir()) / "lth-benchmarks"))
-
-
-def cohort(bench, density, made, model=None):
-    """fc1, or another net, with random weights and its smallest pruned away."""
-    if model is None:
-        stats = data.channel_stats(bench.dataset.train_images)
-        model = archs.build("fc1", bench.dataset.in_shape, 10, stats)
-    every = pruning.ones(model)
-    masks = pruning.prune(dict(model.named_parameters()), every, 100 * (1 - density))
-    return Cohort(model, [model.state_dict()], [masks], CPU, made=made)
 
 
 def config():
@@ -66,7 +53,9 @@ def epochs_in_turn(bench):
     made, rounds = kernels(bench), []
     densities = DENSITIES[::4] if bench.quick else DENSITIES
     arms = [(density, kind) for density in densities for kind in (None, made)]
-    fits = [(cohort(bench, density, kind), bench.pool(1)) for density, kind in arms]
+    fits = [
+        (bench.cohort("fc1", density=density, made=kind), bench.pool(1)) for density, kind in arms
+    ]
     for net, pool in fits:
         train.fit(net, pool, [config()], 0)
     old = bench.baseline_epoch()
@@ -164,7 +153,9 @@ def pair(bench):
     bench.rows.append(row | {"two": round(min(two), 1), "times one": round(ratio, 2)})
     print(bench.rows[-1], flush=True)
     steppers = [
-        CompiledStepper(cohort(bench, 0.2, kernels(bench)), bench.pool(1), [config()])
+        CompiledStepper(
+            bench.cohort("fc1", density=0.2, made=kernels(bench)), bench.pool(1), [config()]
+        )
         for _ in range(2)
     ]
     for stepper in steppers:
@@ -202,16 +193,20 @@ def epoch_seconds(bench, net, pool, steps=120):
 
 
 def wide(width):
-    """784-width-100-10, as fc1 otherwise."""
-    torch.manual_seed(0)
-    parts = OrderedDict(flatten=nn.Flatten())
-    sizes = (784, width, 100, 10)
-    for number in range(3):
-        parts[f"fc{number}"] = nn.Linear(sizes[number], sizes[number + 1])
-        if number < 2:
+    """The name of a network like fc1 with another width of its first layer, registered for this."""
+
+    def make(in_shape, num_classes):
+        sizes, parts = (prod(in_shape), width, 100, num_classes), OrderedDict(flatten=nn.Flatten())
+        for number, (inside, out) in enumerate(itertools.pairwise(sizes)):
+            parts[f"fc{number}"] = nn.Linear(inside, out)
             parts[f"relu{number}"] = nn.ReLU()
-    net = nn.Sequential(parts)
-    return nn.Sequential(OrderedDict(normalise=Normalise([0.13], [0.31]), net=net))
+        parts.popitem()
+        return nn.Sequential(parts)
+
+    name = f"fc1 {width} wide"
+    if name not in archs.ARCHS:
+        archs.ARCHS[name] = make
+    return name
 
 
 def growth(bench):
@@ -219,17 +214,19 @@ def growth(bench):
     made, points = kernels(bench), {}
     for step, kind in (("compiled", made), ("torch", None)):
         for density in (1.0, 0.7, 0.5, 0.35, 0.25, 0.134, 0.086, 0.05, 0.03, 0.02):
-            seconds = epoch_seconds(bench, cohort(bench, density, kind), bench.pool(1))
+            seconds = epoch_seconds(
+                bench, bench.cohort("fc1", density=density, made=kind), bench.pool(1)
+            )
             points.setdefault(("density", step), []).append((density, seconds))
         for width in (150, 300, 600, 1200, 2400):
             seconds = epoch_seconds(
-                bench, cohort(bench, 0.086, kind, wide(width)), bench.pool(1), 60
+                bench, bench.cohort(wide(width), density=0.086, made=kind), bench.pool(1), 60
             )
             points.setdefault(("units in the first layer", step), []).append((width, seconds))
         for count in (6_875, 13_750, 27_500, 55_000):
             whole = bench.pool(1)
             part = Data(whole.images, whole.labels, whole.train_index[:, :count], whole.val_index)
-            seconds = epoch_seconds(bench, cohort(bench, 0.086, kind), part)
+            seconds = epoch_seconds(bench, bench.cohort("fc1", density=0.086, made=kind), part)
             points.setdefault(("training images", step), []).append((count, seconds))
         print(step, points, flush=True)
     for (what, step), found in points.items():
@@ -267,7 +264,12 @@ def crossover(bench):
 
     def seconds(density, *kind):
         net_module.SPARSE, net_module.CUT, net_module.BLOCK = kind
-        return round(epoch_seconds(bench, cohort(bench, density, kernels(bench)), bench.pool(1)), 3)
+        return round(
+            epoch_seconds(
+                bench, bench.cohort("fc1", density=density, made=kernels(bench)), bench.pool(1)
+            ),
+            3,
+        )
 
     try:
         for density in (1.0, 0.8, 0.7, 0.6, 0.5, 0.4, 0.3, 0.2, 0.15, 0.1, 0.05, 0.03):

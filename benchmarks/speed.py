@@ -201,13 +201,14 @@ class Bench:
             torch.cuda.synchronize()
         return time.perf_counter() - began
 
-    def cohort(self, arch, runs, density, precision):
-        """R networks with random weights and masks of this density."""
+    def cohort(self, arch, runs=1, density=1.0, precision="fp32", made=None):
+        """R networks with random weights and masks of this density; made: compiled kernels."""
         stats, shape = data.channel_stats(self.dataset.train_images), self.dataset.in_shape
         nets = [archs.build(arch, shape, 10, stats, seed=seed) for seed in range(min(runs, 4))]
         nets = [nets[run % len(nets)] for run in range(runs)]
         masks = [masks_of(net, density) for net in nets]
-        return Cohort(nets[0], [net.state_dict() for net in nets], masks, self.device, precision)
+        states = [net.state_dict() for net in nets]
+        return Cohort(nets[0], states, masks, self.device, precision, made)
 
     def pool(self, runs):
         """Data of `runs` runs on the clean images."""

@@ -105,9 +105,7 @@ class Cohort:
         when R = 1.
         """
         if self.nets:
-            parts = [images] if self.size == 1 else images
-            logits = [net.logits(x) for net, x in zip(self.nets, parts, strict=True)]
-            return logits[0] if self.size == 1 else torch.stack(logits)
+            return self._by_net(Net.logits, images)
         if self.size == 1:
             return self.model(images)
 
@@ -124,16 +122,19 @@ class Cohort:
         signs = settings.signs() if self.nets else None
         if not signs:
             return settings.entry().make(self.logits, images, labels, settings, starts)
-        draws = starts(0).expand(images.shape) if signs.starts else None
+        draws = [starts(0).expand(images.shape)] if signs.starts else []
+
+        def attack(net, x, y, *draw):
+            return net.attack(x, y, signs, *draw)
+
+        return self._by_net(attack, images, labels, *draws)
+
+    def _by_net(self, compute, *batches):
+        """compute(net, ...) of each compiled net and its part of the batches, stacked."""
         if self.size == 1:
-            return self.nets[0].attack(images, labels, signs, draws)
-        parts = zip(images, labels, draws if signs.starts else [None] * self.size, strict=True)
-        return torch.stack(
-            [
-                net.attack(x, y, signs, draw)
-                for net, (x, y, draw) in zip(self.nets, parts, strict=True)
-            ]
-        )
+            return compute(self.nets[0], *batches)
+        parts = zip(self.nets, *batches, strict=True)
+        return torch.stack([compute(net, *part) for net, *part in parts])
 
     def losses(self, images, labels):
         """Mean cross-entropy of each run, (R,), or a scalar when R = 1, in self.precision; images

@@ -138,12 +138,10 @@ def _check(made):
     (pulled,) = torch.autograd.grad(F.cross_entropy(mine.logits(images), labels), images)
     (truth,) = torch.autograd.grad(loss, images, retain_graph=True)
     loss.backward()
-    first, second = (torch.zeros_like(mine.values).numpy() for _ in range(2))
-    every, none, losses = np.arange(70), np.empty((0, 20), np.float32), np.zeros(1, np.float32)
-    made.train(
-        mine.arrays, first, second, mine.room(70), images.detach().flatten(1).numpy(),
-        labels.numpy(), every, np.array([70]), 0, 1, 70, np.full(1, 0.1, np.float32), 0,
-        np.zeros(6), np.array([0]), none, np.zeros(3), losses,
+    losses = mine.train(
+        (torch.zeros_like(mine.values), torch.zeros_like(mine.values)),
+        images.detach().flatten(1).numpy(), labels.numpy(), np.arange(70), np.array([70]), (0, 1),
+        70, np.full(1, 0.1, np.float32), 0, np.zeros(6),
     )  # fmt: skip
     mine.push()
     moved = (images + 0.1 * truth.sign()).clamp(0, 1)

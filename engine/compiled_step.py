@@ -3,9 +3,8 @@
 import numpy as np
 import torch
 
+from engine.optimizer import BETAS, EPSILON
 from engine.step import Epochs
-
-BETAS, EPSILON = (0.9, 0.999), 1e-8  # of Adam, as in engine/optimizer.py
 
 
 class CompiledStepper(Epochs):
@@ -19,7 +18,7 @@ class CompiledStepper(Epochs):
     def __init__(self, cohort, data, configs, change=None):
         super().__init__(cohort, data, configs, change)
         self.images, self.labels = data.images.flatten(1).numpy(), data.labels.numpy()
-        self.done, self.batch_sizes = 0, np.array(self.sizes)
+        self.batch_sizes = np.array(self.sizes)
         values = max(len(net.values) for net in cohort.nets)
         self.at_once = max(1, min(128, int(self.WEIGHTS_AT_ONCE / values)))
         config, adam = self.config, self.config.optimizer == "adam"
@@ -33,10 +32,6 @@ class CompiledStepper(Epochs):
         """The moments of these runs."""
         return Moments(self.cohort, self.configs)
 
-    def move_to(self, number):
-        """Make step `number` of the epoch the next."""
-        self.done = number
-
     def advance(self, count):
         """Train on the epoch's next `count` batches; the cohort's tensors are up to date then."""
         begin, end = self.done, self.done + count
@@ -46,7 +41,7 @@ class CompiledStepper(Epochs):
         elif self.signs and self.signs.starts:
             for step in range(begin, end):
                 part = self.data.images[: self.attacked[step]]  # for its shape
-                self._train(step, step + 1, self.change.starts(part).flatten(1).numpy())
+                self._train(step, step + 1, self.change.starts(part))
         else:
             self._train(begin, end)
         self.done = end
@@ -55,11 +50,12 @@ class CompiledStepper(Epochs):
 
     def _train(self, begin, end, draws=None):
         """Train on batches of images as they lie in the pool, attacked from these starts."""
-        for run in range(self.cohort.size):
-            losses = self._step(
-                run, self.images, self.labels, self.order[run].numpy(), self.batch_sizes,
-                (begin, end), self.config.batch_size, self.rates[:, run].contiguous().numpy(),
-                self.attacked, draws,
+        for run, net in enumerate(self.cohort.nets):
+            losses = net.train(
+                self.optimizer.flat[run], self.images, self.labels, self.order[run].numpy(),
+                self.batch_sizes, (begin, end), self.config.batch_size,
+                self.rates[:, run].contiguous().numpy(), self.optimizer.taken, self.rule,
+                self.signs, self.attacked, draws,
             )  # fmt: skip
             self.losses[begin:end, run] = torch.from_numpy(losses[begin:end])
         self.optimizer.taken += end - begin
@@ -69,30 +65,14 @@ class CompiledStepper(Epochs):
         size, start = self.sizes[step], step * self.config.batch_size
         images, labels = self.batch(torch.arange(start, start + size))
         images, labels = (part.view(self.cohort.size, size, -1) for part in (images, labels))
-        for run in range(self.cohort.size):
-            losses = self._step(
-                run, images[run].contiguous().numpy(), labels[run].flatten().numpy(),
-                np.arange(size), np.array([size]), (0, 1), size,
-                self.rates[step, run : run + 1].numpy(), np.array([0]), None,
+        for run, net in enumerate(self.cohort.nets):
+            losses = net.train(
+                self.optimizer.flat[run], images[run].contiguous().numpy(),
+                labels[run].flatten().numpy(), np.arange(size), np.array([size]), (0, 1), size,
+                self.rates[step, run : run + 1].numpy(), self.optimizer.taken, self.rule,
             )  # fmt: skip
             self.losses[step, run] = losses[0].item()
         self.optimizer.taken += 1
-
-    def _step(self, run, images, labels, order, sizes, steps, batch_size, rates, attacked, draws):
-        """kernels.train of one run; the losses (steps,)."""
-        net, losses = self.cohort.nets[run], np.zeros(len(sizes), np.float32)
-        first, second = (moment.numpy() for moment in self.optimizer.flat[run])
-        bounds = np.zeros(3)
-        if self.signs:
-            bounds = np.array([self.signs.epsilon, self.signs.steps, self.signs.length])
-        if draws is None:
-            draws = np.empty((0, net.inputs), np.float32)
-        net.made.train(
-            net.arrays, first, second, net.room(int(sizes.max())), images, labels, order, sizes,
-            *steps, batch_size, rates, self.optimizer.taken, self.rule, attacked, draws, bounds,
-            losses,
-        )  # fmt: skip
-        return losses
 
 
 class Moments:

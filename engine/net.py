@@ -176,6 +176,31 @@ class Net:
             self.rooms[batches] = tuple(torch.zeros(shape).numpy() for shape in shapes)
         return self.rooms[batches]
 
+    def train(self, moments, images, labels, order, sizes, steps, batch_size, rates, taken, rule,
+              signs=None, attacked=None, draws=None):  # fmt: skip
+        """Steps from one to before another of an epoch: `values` and moments change.
+
+        moments: (first, second), flat as `values`; signs: the attacks.Signs made on the first
+        attacked[step] images of each batch, from draws (N, D) if it starts at random; the others
+        are numpy arrays and numbers as kernels.train has them. The losses (len(sizes),), 0 where no
+        step was taken.
+        """
+        losses = np.zeros(len(sizes), np.float32)
+        attacked = np.zeros(len(sizes), np.int64) if attacked is None else attacked
+        first, second = (moment.numpy() for moment in moments)
+        self.made.train(
+            self.arrays, first, second, self.room(int(sizes.max())), images, labels, order, sizes,
+            *steps, batch_size, rates, taken, rule, attacked, self._draws(draws), bounds_of(signs),
+            losses,
+        )  # fmt: skip
+        return losses
+
+    def _draws(self, starts):
+        """Random starts (N, ...) as kernels take them, (N, D); without them no row."""
+        if starts is None:
+            return np.empty((0, self.inputs), np.float32)
+        return starts.flatten(1).contiguous().numpy()
+
     def logits(self, images):
         """Images (N, C, H, W) in [0, 1] -> logits (N, K), which can be differentiated by them."""
         return Logits.apply(images, self)
@@ -186,15 +211,16 @@ class Net:
         signs: an attacks.Signs; starts: numbers in [0, 1) of the images' shape, or None.
         """
         flat, out = images.flatten(1).contiguous().numpy(), torch.empty(images.shape)
-        draws = np.empty((0, self.inputs), np.float32)
-        if starts is not None:
-            draws = starts.flatten(1).contiguous().numpy()
-        bounds = np.array([signs.epsilon, signs.steps, signs.length], np.float64)
         self.made.attack(
-            self.arrays, self.room(1), flat, labels.contiguous().numpy(), draws, bounds,
-            out.view(flat.shape).numpy(),
+            self.arrays, self.room(1), flat, labels.contiguous().numpy(), self._draws(starts),
+            bounds_of(signs), out.view(flat.shape).numpy(),
         )  # fmt: skip
         return out
+
+
+def bounds_of(signs):
+    """An attacks.Signs as kernels take it; zeros for None."""
+    return np.array([signs.epsilon, signs.steps, signs.length] if signs else np.zeros(3), float)
 
 
 class Logits(torch.autograd.Function):

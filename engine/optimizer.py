@@ -5,6 +5,7 @@ import torch
 # below this density a step gathers the alive weights; above it, masking all of them is faster
 # (measured on fc1)
 SPARSE = 0.25
+BETAS, EPSILON = (0.9, 0.999), 1e-8  # of Adam
 
 
 class Optimizer:
@@ -43,8 +44,8 @@ class Optimizer:
             if config.optimizer == "adam":
                 torch._foreach_add_(steps, 1)
                 torch._fused_adam_(
-                    params, ready, first, second, [], steps, lr=rates[group], beta1=0.9,
-                    beta2=0.999, weight_decay=config.weight_decay, eps=1e-8, amsgrad=False,
+                    params, ready, first, second, [], steps, lr=rates[group], beta1=BETAS[0],
+                    beta2=BETAS[1], weight_decay=config.weight_decay, eps=EPSILON, amsgrad=False,
                     maximize=False,
                 )  # fmt: skip
             else:

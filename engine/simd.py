@@ -34,7 +34,7 @@ class Emitter:
     """Writes one kernel's instructions; arrays are arguments by number, places are offsets."""
 
     def __init__(self, context, builder, signature, values):
-        self.builder, self.values = builder, values
+        self.builder = builder
         self.arrays = {
             number: context.make_array(kind)(context, builder, value).data
             for number, (kind, value) in enumerate(zip(signature.args, values, strict=True))
@@ -67,10 +67,10 @@ class Emitter:
         one = self.builder.insert_element(unset, self.builder.load(address), first)
         return self.shuffle(one, unset, [0] * VECTOR)
 
-    def row(self, columns, place, width=LANES):
-        """The offset of the row that the column index at `place` names."""
+    def row(self, columns, place):
+        """The offset of the row of LANES that the column index at `place` names."""
         index = self.builder.load(self.move(columns, place))
-        return self.builder.mul(self.builder.zext(index, I64), whole(width))
+        return self.builder.mul(self.builder.zext(index, I64), whole(LANES))
 
     def times(self, a, b):
         """a * b."""
@@ -105,7 +105,7 @@ class Emitter:
 
     def loop(self, count):
         """A loop whose `index` runs from 0."""
-        return cgutils.for_range(self.builder, whole(count) if isinstance(count, int) else count)
+        return cgutils.for_range(self.builder, count)
 
 
 def whole(number):

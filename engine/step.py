@@ -39,6 +39,7 @@ class Epochs:
         )
         self.rates = torch.empty(self.steps, len(self.optimizer.groups), device=device)
         self.losses = torch.zeros(self.steps, cohort.size, device=device)
+        self.done = 0  # steps of this epoch
 
     def start(self, round_number, epoch):
         """Lay out an epoch: each run's order and crops, from its own streams (seed, name, round,
@@ -79,6 +80,10 @@ class Epochs:
         self.move_to(number)
         self.losses[:number] = losses
 
+    def move_to(self, number):
+        """Make step `number` of the epoch the next."""
+        self.done = number
+
     def batch(self, places):
         """(images, labels) at these places (n,) of the epoch's order, cropped and attacked."""
         index = self.cohort.select(self.order.index_select(1, places))
@@ -94,8 +99,7 @@ class Stepper(Epochs):
     def __init__(self, cohort, data, configs, change=None):
         super().__init__(cohort, data, configs, change)
         device = data.images.device
-        self.done = 0
-        # of the step within its epoch
+        # of the step within its epoch, where the step itself can read it
         self.number = torch.zeros(1, dtype=torch.long, device=device)
         self.range = torch.arange(self.config.batch_size + 1, device=device)
         self.full = Replay(self.step, device, self.written())
@@ -111,7 +115,7 @@ class Stepper(Epochs):
 
     def move_to(self, number):
         """Make step `number` of the epoch the next."""
-        self.done = number
+        super().move_to(number)
         self.number.fill_(number)
 
     def advance(self, count):

@@ -178,7 +178,7 @@ class RunFolder:
             write_csv(self.rounds, checkpoint.rounds)
 
     def _note_other_code(self, now, number, say):
-        """Say, and add to config.json, that a run goes on under another code, libraries or step."""
+        """Say, and add to config.json, that a run goes on under other code, libraries or step."""
         saved = saved_config(self.path)
         before = [saved["provenance"], *saved.get("resumed", [])][-1]
         names = ("revision", "modified", "versions", "step")
