@@ -7,7 +7,8 @@ compiled: whole epochs of fc1 with validation, each density and step and the old
 whole: main.py from shell to shell, 12 rounds at 20 % and 35 at 10 %, 3 epochs a round, and how much
 of it is not training; pair: two runs on two cores, and two threads against two processes; growth:
 seconds an epoch by density, width and images, drawn as docs/growth.png; crossover: dense and sparse
-layers, by density and block; startup: what compiling takes, once and from the cache, and digits.
+layers, by density and block; startup: what compiling takes, once and from the cache, and digits;
+online: adversarial training.
 """
 
 import itertools
@@ -43,9 +44,9 @@ def kernels(bench):
     return compiled.kernels(str(Path(tempfile.gettempdir()) / "lth-benchmarks"))
 
 
-def config():
-    """The flags that matter to a step: the defaults."""
-    return parse(["--dataset=digits", "--end_iter=1"])[0]
+def config(*flags):
+    """The flags that matter to a step: the defaults, and these."""
+    return parse(["--dataset=digits", "--end_iter=1", *flags])[0]
 
 
 def epochs_in_turn(bench):
@@ -181,10 +182,11 @@ def pair(bench):
     print(bench.rows[-1], flush=True)
 
 
-def epoch_seconds(bench, net, pool, steps=120):
+def epoch_seconds(bench, net, pool, steps=120, flags=None):
     """Seconds an epoch of 55,000 images takes by some steps of a cohort."""
-    kind = CompiledStepper if net.nets else Stepper
-    stepper = kind(net, pool, [config()])
+    kind, flags = CompiledStepper if net.nets else Stepper, flags or config()
+    change = train.OnlineAttack(net, flags) if flags.attack_mode == "online" else None
+    stepper = kind(net, pool, [flags], change)
     stepper.start(0, 0)
     steps = min(steps, stepper.steps // 4)
     stepper.advance(steps // 4)
@@ -306,7 +308,29 @@ def startup(bench):
         print(json.dumps(bench.rows[-1]), flush=True)
 
 
+def online(bench):
+    """Adversarial training, half of each batch attacked as it comes, by both steps."""
+    made = kernels(bench)
+    for attack in (["fgsm"], ["pgd", "--attack_steps=10", "--attack_step_size=0.05"], ["noise"]):
+        more = ["--attack_mode=online", "--mix_ratio=0.5", f"--attack={attack[0]}", *attack[1:]]
+        for density in (1.0, 0.25, 0.086):
+            seconds = [
+                epoch_seconds(
+                    bench,
+                    bench.cohort("fc1", density=density, made=kind),
+                    bench.pool(1),
+                    40,
+                    config(*more),
+                )
+                for kind in (None, made)
+            ]
+            row = {"network": "fc1", "how": f"online {attack[0]}", "density": density}
+            row |= {"torch": round(seconds[0], 2), "compiled": round(seconds[1], 2)}
+            bench.rows.append(row | {"ratio": round(seconds[0] / seconds[1], 1)})
+            print(bench.rows[-1], flush=True)
+
+
 PARTS = {
     "compiled": epochs_in_turn, "whole": whole_runs, "pair": pair, "growth": growth,
-    "crossover": crossover, "startup": startup,
+    "crossover": crossover, "startup": startup, "online": online,
 }  # fmt: skip
