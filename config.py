@@ -9,20 +9,23 @@ mistyped flag answer at once.
 """
 
 import dataclasses
+import functools
 import math
 import os
 import re
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from pathlib import Path
 
 from archs import ARCHS, INITS
-from attacks import ATTACKS, PARAMETERS, AttackSettings
+from attacks import ATTACKS, PARAMETERS, AttackSettings, Making, tested_by
 from data import DATASETS
 from pruning import CRITERIA, PRUNE_TYPES
-from utils import UserError, choose, hash8, number, show, whole, words
+from utils import UserError, choose, hash8, number, seed_number, show, whole, words
 
 REGISTRIES = (ARCHS, ATTACKS, CRITERIA, DATASETS, PARAMETERS, PRUNE_TYPES)
-SEEDS = ("seed", "order_seed", "ticket_seed")
+TRADES_BETA = 6.0  # of the paper's main experiments
+SEEDS = ("seed", "order_seed", "ticket_seed", "reinit_draw")
 
 
 @dataclass(frozen=True)
@@ -32,7 +35,7 @@ class Flag:
     name: str
     default: object
     why: str
-    kind: Callable  # of its text: number, whole, words, bool, str
+    kind: Callable  # of its text: number, whole, seed_number, words, bool, str
     group: str = "experiment"
     names: object = None  # the names it may have, if they are known; a registry may grow
     valid: Callable | None = None
@@ -102,9 +105,11 @@ class RunConfig:
     )
 
     prune_scope: str = flag(
-        "layer",
-        "layer: each layer loses its share; global: the smallest weights of the whole net go",
+        None,
+        "layer: each layer loses its share; global: the smallest weights of the whole net go "
+        "(default: layer; global for snip, grasp and synflow, as their papers have it)",
         "pruning",
+        str,
         names=("layer", "global"),
         own=True,
     )
@@ -142,6 +147,14 @@ class RunConfig:
         result=False,
         own=True,
     )
+    reinit_draw: int = flag(
+        0,
+        "of reinit: which draw of fresh weights; --reinit_draws=3 names draws 0, 1 and 2",
+        "pruning",
+        own=True,
+        late=True,
+        **at_least(0),
+    )
     rewind_epoch: int = flag(
         0,
         "rewind to the weights after this epoch of round 0 and train from there; 0 is theta_0",
@@ -150,7 +163,8 @@ class RunConfig:
 
     attack: str = flag(
         None,
-        "what makes the attacked images (default: the data set's suffix, else none)",
+        "what makes the attacked images (default: the data set's suffix, else none); omit makes "
+        "none and leaves out as many, so that as many steps show fewer images",
         "attack",
         str,
         names=ATTACKS,
@@ -158,16 +172,27 @@ class RunConfig:
     )
     mix_ratio: float = flag(
         None,
-        "share of the training images that are attacked (default: 1 with an attack, else 0)",
+        "share of the training images that are attacked, or of omit left out, the others repeated "
+        "in their places (default: 1 with an attack, else 0)",
         "attack",
         number,
         own=True,
     )
     attack_mode: str = flag(
         "static",
-        "static: a fixed set, made against the surrogate; online: against the net being trained",
+        "static: a fixed set, made against the surrogate; online: against the net being trained; "
+        "trades: clean images, plus --trades_beta times KL(p(x) || p(x')), where the steps of "
+        "--attack=pgd drive x' away from x (Zhang et al. 2019, equation 5)",
         "attack",
-        names=("static", "online"),
+        names=("static", "online", "trades"),
+    )
+    trades_beta: float = flag(
+        TRADES_BETA,
+        "of --attack_mode=trades: weight of its second term, the paper's 1/lambda; 0 trains clean",
+        "attack",
+        late=True,
+        valid=lambda value: 0 <= value < math.inf,
+        right="0 or more",
     )
     norm: str = flag(
         None,
@@ -182,7 +207,7 @@ class RunConfig:
         ("fgsm",),
         "attacks on each pruned net, white-box, every round",
         "attack",
-        names=ATTACKS,
+        names=Making(),
         valid=lambda value: len(set(value)) == len(value),
         right="each attack once",
     )
@@ -195,10 +220,13 @@ class RunConfig:
     attack_seed: int = flag(
         0,
         "seeds the surrogate and the attack's random starts; runs that share it share one "
-        "attacked data set",
+        "attacked data set. The word seed stands for --seed, so that intervals over seeds hold "
+        "what another surrogate does",
         "attack",
+        seed_number,
         own=True,
-        **at_least(0),
+        valid=lambda value: value == "seed" or value >= 0,
+        right="0 or more",
     )
     surrogate: str = flag(
         None,
@@ -276,6 +304,15 @@ class RunConfig:
         "training",
         valid=lambda value: 0 < value < 1,
         right="more than 0 and less than 1",
+    )
+    train_fraction: float = flag(
+        1.0,
+        "share of the training images, those to validate on apart, that is used at all: fewer "
+        "images, and as many fewer steps",
+        "training",
+        late=True,
+        valid=lambda value: 0 < value <= 1,
+        right="more than 0 and at most 1",
     )
     augment: bool = flag(
         False, "random crops (padding 4) and horizontal flips of the training images", "training"
@@ -385,6 +422,26 @@ class RunConfig:
                 return value
         raise AttributeError(f"a run has no {name}")
 
+    @property
+    def adversarial(self):
+        """Whether attacks are made on the net that trains, anew for each batch."""
+        return self.attack_mode != "static"
+
+    @property
+    def test_attack(self):
+        """The attack that makes the attacked test images, or None."""
+        return self.attack and tested_by(self.attack)
+
+    @property
+    def omits(self):
+        """Whether training images are left out in place of being attacked."""
+        return self.test_attack != self.attack
+
+    @property
+    def attack_number(self):
+        """The number that --attack_seed stands for."""
+        return self.seed if self.attack_seed == "seed" else self.attack_seed
+
     def flags(self):
         """Every flag as a plain dict, as config.json keeps it."""
         own = {f.name: getattr(self, f.name) for f in dataclasses.fields(self)}
@@ -409,6 +466,8 @@ class RunConfig:
     def results(self):
         """The flags that change the result: what the hash covers and a resumed run must match."""
         flags = self.flags()
+        # a run that was called otherwise keeps its hash; new ones of that name have a ticket_arm
+        flags["prune_type"] = PRUNE_TYPES[self.prune_type].was or self.prune_type
         return {
             known.name: flags[known.name]
             for known in all_flags()
@@ -416,15 +475,21 @@ class RunConfig:
         }
 
     def arm(self):
-        """What makes two runs the same arm: every flag that changes a result, but the seeds."""
-        return {name: value for name, value in self.results().items() if name not in SEEDS}
+        """What makes two runs the same arm: every flag that changes a result, but the seeds.
 
-    def arm_name(self):
+        The masks of a run's own ticket follow from the others.
+        """
+        arm = self.results() | {"prune_type": self.prune_type}
+        if own_ticket(self):
+            del arm["ticket_arm"]
+        return {name: value for name, value in arm.items() if name not in SEEDS}
+
+    def arm_name(self, prune_type=""):
         """<dataset>-<arch>-<attack><mix>-<prune_type>, and whose masks, if not its own."""
         images = f"{self.attack}{self.mix_ratio:g}" if self.attack else "clean"
         masks = "" if self.criterion == "magnitude" else f"_{self.criterion}"
-        masks = "_ticket" if self.ticket else masks
-        return f"{self.dataset}-{self.arch_type}-{images}-{self.prune_type}{masks}"
+        masks = "_ticket" if self.ticket and not own_ticket(self) else masks
+        return f"{self.dataset}-{self.arch_type}-{images}-{prune_type or self.prune_type}{masks}"
 
     @property
     def run_name(self):
@@ -433,6 +498,55 @@ class RunConfig:
         <dataset>-<arch>-<attack><mix>-<prune_type>-s<seed>-<hash8>
         """
         return f"{self.arm_name()}-s{self.seed}-{hash8(self.results())}"
+
+    @property
+    def run_names(self):
+        """The names that its folder can have: the present one, and that of older versions."""
+        was = PRUNE_TYPES[self.prune_type].was
+        old = f"{self.arm_name(was)}-s{self.seed}-{hash8(self.results())}"
+        return [self.run_name, *([old] if was else [])]
+
+    @property
+    def ticket_name(self):
+        """What this run's masks are called in the runs that take them (--ticket), seed apart."""
+        return f"{self.arm_name()}-{hash8(self.arm())}"
+
+    def first_epoch(self, round_number):
+        """The epoch that a round begins at: a net that is rewound to a later one begins there."""
+        rewinds = round_number and PRUNE_TYPES[self.prune_type].rewinds
+        return self.rewind_epoch if rewinds else 0
+
+
+def ticket_of(config):
+    """The lt run with the same other flags: whose masks a control has that names no --ticket."""
+    none = {"ticket": None, "ticket_arm": "", "ticket_seed": None}
+    return config.replace(prune_type="lt", reinit_draw=0, **none)
+
+
+@functools.lru_cache(maxsize=8192)  # names and arms ask again and again
+def own_ticket(config):
+    """The RunConfig of the run whose masks this one has without being told to, or None."""
+    if not PRUNE_TYPES[config.prune_type].of_ticket or not config.ticket_arm:
+        return None
+    ticket = ticket_of(config)
+    same = (config.ticket_arm, config.ticket_seed) == (ticket.ticket_name, config.seed)
+    return ticket if same else None
+
+
+def with_own_ticket(config):
+    """The config with its own ticket named, where its prune type takes one and none is given."""
+    if not PRUNE_TYPES[config.prune_type].of_ticket or config.ticket:
+        return config
+    ticket = ticket_of(config)
+    path = str(Path(config.runs_dir) / ticket.run_name)
+    return config.replace(ticket=path, ticket_arm=ticket.ticket_name, ticket_seed=config.seed)
+
+
+def present_names(flags):
+    """A saved run's flags with what older versions called otherwise by its present name."""
+    kind = flags.get("prune_type")
+    named = [name for name, entry in PRUNE_TYPES.items() if kind and entry.was == kind]
+    return flags | {"prune_type": named[0]} if named and not flags.get("ticket_arm") else flags
 
 
 def all_flags():
@@ -495,9 +609,11 @@ def resolve(given, in_shape, data_id=""):
     given |= _attack_flags(given, in_shape[0] > 1, in_shape[1:] == (32, 32))
     given["output_prune_percent"] = _first(given["output_prune_percent"], given["prune_percent"])
     given["order_seed"] = _first(given["order_seed"], given["seed"])
+    usual = "global" if CRITERIA[given["criterion"]].of_theta0 else "layer"
+    given["prune_scope"] = _first(given["prune_scope"], usual)
     config = RunConfig.of(given | {"data_id": data_id})
     _check(config)
-    return config.replace(**without_effect(config))
+    return with_own_ticket(config.replace(**without_effect(config)))
 
 
 def _first(value, default):
@@ -512,6 +628,9 @@ def _mix_ratio(given):
     if ratio > 0 and not given["attack"]:
         right = "add --attack=fgsm or --dataset=..._fgsm_attack"
         raise UserError(f"--mix_ratio={ratio:g} needs an attack: {right}")
+    if ratio == 1 and given["attack"] != tested_by(given["attack"] or "fgsm"):
+        what = f"--attack={given['attack']} --mix_ratio=1 (the default) leaves no training image"
+        raise UserError(f"{what}: a share below 1 is needed, such as --mix_ratio=0.5")
     return ratio
 
 
@@ -527,7 +646,8 @@ def _attack_flags(given, colour, is_32):
     entry, derived = ATTACKS[attack][norm], {"norm": norm}
     tried = [line for name in given["eval_attacks"] for line in ATTACKS[name].values()]
     for name, parameter in PARAMETERS.items():
-        value = given[name].get(attack) if isinstance(given[name], dict) else given[name]
+        value = given[name]
+        value = value.get(tested_by(attack)) if isinstance(value, dict) else value
         carried = parameter.carries and any(name in line.defaults for line in tried)
         if name in entry.defaults:
             derived[name] = _first(value, entry.default(name, colour))
@@ -535,13 +655,32 @@ def _attack_flags(given, colour, is_32):
             derived[name] = _first(value, parameter.absent) if carried else parameter.absent
         if value is not None and not parameter.valid(value, norm):
             raise UserError(f"--{name}={show(value)}: {parameter.right} is needed")
-    if given["attack_mode"] == "online" and not given["attack"]:
-        raise UserError("--attack_mode=online needs an attack: add --attack=fgsm or --attack=pgd")
+    _check_mode(given["attack_mode"], given["attack"], derived)
     # DeepRobust's two networks fix their image size: the CNN is made for it, the ResNet18 for 32x32
     usual = "deeprobust_resnet18" if is_32 else "deeprobust_cnn"
     derived["surrogate"] = given["surrogate"] or usual
     derived["surrogate_epochs"] = _first(given["surrogate_epochs"], 15 if colour else 0)
     return derived
+
+
+def _check_mode(mode, attack, derived):
+    """UserError unless the attack, with its norm and parameters, is one that the mode can make."""
+    if mode != "static" and not attack:
+        which = "add --attack=pgd" if mode == "trades" else "add --attack=fgsm or --attack=pgd"
+        raise UserError(f"--attack_mode={mode} needs an attack: {which}")
+    if mode != "static" and tested_by(attack) != attack:
+        right = "leave --attack_mode out"
+        raise UserError(f"--attack_mode={mode}: {attack} attacks no training image; {right}")
+    if mode != "trades":
+        return
+    for name, value, right in (
+        ("attack", attack, "pgd"),
+        ("norm", derived["norm"], "linf"),
+        ("restarts", derived["restarts"], 1),
+    ):
+        if value != right:
+            why = "TRADES takes the steps of one pgd in linf from one random start"
+            raise UserError(f"--attack_mode=trades with --{name}={value}: {why} (--{name}={right})")
 
 
 def without_effect(config):
@@ -552,10 +691,14 @@ def without_effect(config):
     idle = {}
     if config.optimizer != "sgd":
         idle["momentum"] = 0.9
-    if not config.attack or config.attack_mode == "online":
+    if not config.attack or config.adversarial:
         idle |= {"surrogate": None, "surrogate_epochs": None, "attack_seed": 0}
+    if config.attack_mode != "trades":
+        idle["trades_beta"] = TRADES_BETA
     if config.valid_steps:
         idle["valid_freq"] = 1
+    if config.prune_type != "reinit":
+        idle["reinit_draw"] = 0
     if config.precision == "tf32" and config.device == "cpu":
         idle["precision"] = "fp32"
     return idle
@@ -564,10 +707,11 @@ def without_effect(config):
 def attack_settings(config, attack, colour):
     """AttackSettings of the run's own attack, or of another at its defaults.
 
-    Another one is tried within the run's radius where the norms agree. colour: whether the images
-    have three channels.
+    Another one is tried within the run's radius where the norms agree. An attack that makes no
+    images is the one that it is tested by. colour: whether the images have three channels.
     """
-    own = attack == (config.attack or "fgsm")
+    attack = tested_by(attack)
+    own = attack == (config.test_attack or "fgsm")
     norm = config.norm if own else next(iter(ATTACKS[attack]))
     entry, values = ATTACKS[attack][norm], {}
     for name in entry.defaults:
@@ -591,14 +735,16 @@ def _check(config):
             right = f"0 or more and less than {end} is needed"
             raise UserError(f"--{name}={getattr(config, name)}: {right}")
     kind = PRUNE_TYPES[config.prune_type]
-    if config.rewind_epoch and (not kind.rewinds or config.ticket):
-        rewinding = "|".join(name for name, entry in PRUNE_TYPES.items() if entry.rewinds)
+    if config.rewind_epoch and (config.ticket or not (kind.rewinds or kind.of_ticket)):
+        rewinding = "|".join(name for name, e in PRUNE_TYPES.items() if e.rewinds or e.of_ticket)
         which = f"{config.prune_type} rewinds to nothing"
         which = "--ticket rewinds to what its run did" if config.ticket else which
         what = f"--rewind_epoch={config.rewind_epoch} is for --prune_type={rewinding}"
         raise UserError(f"{what}: {which}")
-    if kind.own_masks and (config.ticket or config.criterion != "magnitude"):
-        theirs = f"--criterion={config.criterion}"
-        theirs = f"--ticket={config.ticket}" if config.ticket else theirs
-        what = f"--prune_type={config.prune_type} makes masks of its own"
-        raise UserError(f"{what} and cannot take those of {theirs}: lt, reinit or shuffle can")
+    able = [name for name, entry in PRUNE_TYPES.items() if entry.takes_ticket]
+    if config.ticket and not kind.takes_ticket:
+        theirs = f"cannot take those of --ticket={config.ticket}: {', '.join(able)} can"
+        raise UserError(f"--prune_type={config.prune_type} makes masks of its own and {theirs}")
+    if config.criterion != "magnitude" and not kind.takes_criterion:
+        theirs = f"cannot take those of --criterion={config.criterion}: {', '.join(able)} can"
+        raise UserError(f"--prune_type={config.prune_type} makes masks of its own and {theirs}")

@@ -17,16 +17,16 @@ import archs
 import data
 import pruning
 from attacked import quality
-from attacked.pool import Images, build_images
+from attacked.pool import Images, build_images, parts_of
 from attacks import ATTACKS, attack_test_images
-from config import attack_settings
+from config import attack_settings, own_ticket
 from engine.cohort import Cohort
 from engine.compiled import kernels_for, step_of
 from engine.machine import bf16_ratio, pick_device, set_threads
 from engine.place import Keeper
 from engine.signals import Interrupted, stop
 from store.files import load_tensors, misfit, write_json
-from store.runfolder import RunFolder, load_masks
+from store.runfolder import RunFolder, load_masks, read_rounds
 from store.saved import provenance
 from store.ticket import ticket_place
 from train import Diverged, Stopped, evaluate, fit
@@ -72,11 +72,12 @@ def train_cohort(runs, say=tqdm.write):
     stats = data.channel_stats(dataset.train_images)
 
     def network(config, number):
-        seed = stream(config.seed, "init", number)
+        draw = [config.reinit_draw] if config.reinit_draw else []
+        seed = stream(config.seed, "init", number, *draw)
         return archs.build(config.arch_type, *size, stats, config.init, seed)
 
     model = network(shared, 0)
-    failed, sound = check(runs, model)
+    failed, sound = check(runs, model, len(dataset.train_labels))
     if not sound:
         return failed
     # a surrogate has convolutions, as a rule, and more threads serve it
@@ -100,13 +101,17 @@ def train_cohort(runs, say=tqdm.write):
     return failed + rounds(lab, sound)
 
 
-def check(runs, model):
-    """(failed, sound): (run, error) of those whose files or ticket do not fit, and the others."""
+def check(runs, model, images):
+    """(failed, sound): (run, error) of those that so many images are too few for, or whose files or
+    ticket do not fit, and the others.
+    """
     failed = []
     for run in runs:
         try:
+            parts_of(run.config, images)
             run.folder.check_fits(run.progress, model, run.config)
             check_ticket(run.config, model)
+            check_unchanged(run)
         except UserError as error:
             failed.append((run, error))
         partial = run.progress.partial
@@ -239,11 +244,11 @@ def end_round(lab, cohort, runs, trained, last, rows, began, bars):
 
 def report_transfer(lab, run, row):
     """Add to the report what the attacked set does to the dense net; warn where that is little."""
-    clean, attacked = row["test_accuracy"], row[f"transfer_{run.config.attack}_accuracy"]
+    clean, attacked = row["test_accuracy"], row[f"transfer_{run.config.test_attack}_accuracy"]
     network = {"accuracy_before": clean, "accuracy_after": attacked}
     write_json(run.folder.report, run.report | {"network": network})
     warning = quality.transfer_warning(run.report, clean, attacked, run.config.mix_ratio)
-    if warning:
+    if warning and not run.config.omits:  # it trains on no attacked image
         lab.say(f"warning: {warning}")
 
 
@@ -252,7 +257,7 @@ def report_transfer(lab, run, row):
 
 def theta0(config, fresh):
     """A run's theta_0: its own draw, or its ticket's, which may be rewound to a later epoch."""
-    if not config.ticket:
+    if not config.ticket or own_ticket(config):
         return fresh(config, 0)
     folder, at = ticket_place(config.ticket)
     if pruning.PRUNE_TYPES[config.prune_type].fresh:
@@ -327,8 +332,13 @@ def advance(lab, run, number, trained, rewind, batch):
 
 def ticket_masks(config, number):
     """The masks that --ticket names for this round; UserError if its run has none."""
-    folder, at = ticket_place(config.ticket)
-    return load_masks(RunFolder(folder).masks(number if at is None else at))
+    path, at = ticket_place(config.ticket)
+    folder, wanted = RunFolder(path), number if at is None else at
+    rows = read_rounds(folder)
+    if wanted >= len(rows):
+        right = "train it to its end, or name fewer --prune_iterations"
+        raise UserError(f"--ticket={config.ticket} has no finished round {wanted}: {right}")
+    return load_masks(folder.masks(wanted), kept=rows[wanted]["kept"])
 
 
 def check_ticket(config, model):
@@ -350,6 +360,26 @@ def check_ticket(config, model):
     wrong = misfit(theta0(config, lambda *_: model.state_dict()), model.state_dict())
     if wrong:
         raise UserError(f"--ticket={config.ticket}: its theta_0 is not of this network: {wrong}")
+
+
+def check_unchanged(run):
+    """UserError unless the ticket has the masks still that the finished rounds were trained under.
+
+    Those of the round that comes next are in the checkpoint.
+    """
+    config, checkpoint = run.config, run.progress.checkpoint
+    if not config.ticket:
+        return
+    had = {row["round"]: load_masks(run.folder.masks(row["round"])) for row in checkpoint.rounds}
+    if checkpoint.masks is not None and checkpoint.next_round < config.prune_iterations:
+        had[checkpoint.next_round] = checkpoint.masks
+    kind = pruning.PRUNE_TYPES[config.prune_type]
+    for number, masks in had.items():
+        now = kind.masks(ticket_masks(config, number), config.seed, number)
+        if not all(torch.equal(mask, masks[name]) for name, mask in now.items()):
+            what = f"the ticket {config.ticket} has other masks in round {number} than when"
+            right = f"bring it back, or remove {run.folder.path} to start that run again"
+            raise UserError(f"{what} {run.folder.path} was trained: {right}")
 
 
 # What is measured ------------------------------------------------------------------------------
@@ -392,7 +422,7 @@ def transfer_accuracy(tested):
         if attacked is not None:
             if id(attacked) not in accuracies:  # runs that share an attacked set are tested at once
                 accuracies[id(attacked)] = evaluate(tested.cohort, attacked, images.test_labels)[1]
-            columns[run][f"transfer_{config.attack}_accuracy"] = accuracies[id(attacked)][
+            columns[run][f"transfer_{config.test_attack}_accuracy"] = accuracies[id(attacked)][
                 run
             ].item()
     return columns

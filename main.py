@@ -56,14 +56,19 @@ def study(request):
     from study.cohorts import failed, new_run
     from study.plan import print_plan, report, run_all
 
-    many = len(request.configs) > 1
-    labels = [f"{config.run_name}: " if many else "" for config in request.configs]
-    pairs = zip(request.configs, labels, strict=True)
-    runs = [new_run(config, request.resume or None, label) for config, label in pairs]
+    many = len(request.configs) + len(request.tickets) > 1
+
+    def run_of(config, folder=None):
+        return new_run(config, folder, f"{config.run_name}: " if many else "")
+
+    asked = [run_of(config, request.resume or None) for config in request.configs]
+    needed = {run.config.ticket for run in asked if not run.folder.done}
+    tickets = map(run_of, request.tickets)
+    tickets = [run for run in tickets if str(run.folder.path) in needed and not run.folder.done]
     whole, lost = [], []
-    for run in runs:
+    for run in (runs := tickets + asked):
         try:
-            must_exist = request.resume is not None
+            must_exist = request.resume is not None and run in asked
             run.progress = run.folder.progress(run.config, must_exist).outline()
             whole.append(run)
         except (UserError, OSError) as error:  # one damaged folder does not stop a study

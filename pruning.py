@@ -294,7 +294,10 @@ class PruneType:
     scores: Callable | None = None  # (masks, seed) -> scores to prune by in the criterion's place
     rewinds: bool = True  # to theta_0, or with --rewind_epoch to a later epoch
     fresh: bool = False  # it never starts from a ticket's own theta_0
-    own_masks: bool = False  # it cannot take those of a --ticket or of another --criterion
+    of_ticket: bool = False  # its masks are the lt run's with the same other flags, trained first
+    takes_ticket: bool = True  # it can have the masks of a --ticket instead
+    takes_criterion: bool = True  # it can prune by another --criterion than magnitude
+    was: str = ""  # what older runs of it are called
 
 
 PRUNE_TYPES = Registry("prune_type", lambda entry: callable(getattr(entry, "start", None)))
@@ -314,25 +317,48 @@ def random_scores(masks, seed):
 
 PRUNE_TYPES["lt"] = PruneType("rewinds to theta_0 (a ticket)", lambda sources: sources.rewound)
 PRUNE_TYPES["reinit"] = PruneType(
-    "draws fresh weights each round and prunes what they train to",
+    "draws fresh weights each round under the masks of the lt run with the same flags, which is "
+    "trained first (Frankle & Carbin 2019)",
     lambda sources: sources.fresh(),
     rewinds=False,
     fresh=True,
+    of_ticket=True,
 )
 PRUNE_TYPES["shuffle"] = PruneType(
-    "rewinds to theta_0 and permutes the masks within each layer",
+    "rewinds to theta_0 under the lt run's masks, permuted within each layer",
     lambda sources: sources.rewound,
     masks=shuffled_within_layers,
+    of_ticket=True,
 )
 PRUNE_TYPES["random"] = PruneType(
-    "rewinds to theta_0 and removes random weights, as many",
+    "rewinds to theta_0 and removes as many weights as lt does, at random",
     lambda sources: sources.rewound,
     scores=random_scores,
-    own_masks=True,
+    takes_ticket=False,
+    takes_criterion=False,
 )
 PRUNE_TYPES["finetune"] = PruneType(
     "prunes alike and goes on with the trained weights",
     lambda sources: sources.trained,
     rewinds=False,
-    own_masks=True,
+    takes_ticket=False,
+    takes_criterion=False,
+)
+# what the older scripts call reinit, and the first versions of this program too: from its second
+# round on its masks are not the ticket's, so it tells nothing of the initial weights alone
+PRUNE_TYPES["reinit_chain"] = PruneType(
+    "draws fresh weights each round and prunes what they train to, as the older scripts' reinit: "
+    "its masks are its own, so it is no control of the ticket's weights",
+    lambda sources: sources.fresh(),
+    rewinds=False,
+    fresh=True,
+    takes_ticket=False,
+    was="reinit",
+)
+PRUNE_TYPES["shuffle_chain"] = PruneType(
+    "rewinds to theta_0, permutes its masks and prunes what they train to",
+    lambda sources: sources.rewound,
+    masks=shuffled_within_layers,
+    takes_ticket=False,
+    was="shuffle",
 )

@@ -9,8 +9,7 @@ import torch
 import torch.nn.functional as F
 
 from attacks import EVAL_BATCH
-from config import RunConfig, attack_settings
-from engine.cohort import Cohort
+from engine.adversarial import Validation, against
 from engine.compiled_step import CompiledStepper
 from engine.graph import Replay
 from engine.place import Place
@@ -37,7 +36,7 @@ class Fit:
 
     rows: list  # R lists of dicts: epoch, iteration, train_loss, val_loss, val_accuracy
     best: dict  # at the validation of the highest accuracy, the earliest of equals
-    rewind: dict | None  # after epoch config.rewind_epoch of round 0
+    rewind: dict | None  # after the epoch of round 0 that later rounds begin at
 
 
 def fit(cohort, data, configs, round_number, on_epoch=lambda epoch, rows: None, keeper=None):
@@ -49,14 +48,15 @@ def fit(cohort, data, configs, round_number, on_epoch=lambda epoch, rows: None, 
     not finite, Stopped if the keeper was asked to stop.
     """
     config, device = configs[0], data.images.device
-    first = config.rewind_epoch if round_number else 0
-    online = OnlineAttack(cohort, config) if config.attack_mode == "online" else None
-    stepper = (CompiledStepper if cohort.nets else Stepper)(cohort, data, configs, online)
+    first = config.first_epoch(round_number)
+    kind = CompiledStepper if cohort.nets else Stepper
+    stepper = kind(cohort, data, configs, **against(cohort, config))
+    attacked = Validation(cohort, data, configs) if config.adversarial else None
     steps = stepper.steps
     # validation loss and accuracy
     validated = torch.empty(2, cohort.size, dtype=torch.double, device=device)
     look = Replay(
-        lambda: torch.stack(validate(cohort, data, online), out=validated), device, [validated]
+        lambda: torch.stack(validate(cohort, data, attacked), out=validated), device, [validated]
     )
     if keeper and keeper.begin:
         at = Place.resume(cohort, stepper, first, keeper.begin)
@@ -82,7 +82,7 @@ def fit(cohort, data, configs, round_number, on_epoch=lambda epoch, rows: None, 
         losses = stepper.losses.cpu()
         _raise_if_diverged(losses, at.checks, cohort, round_number, epoch, configs)
         at.end_epoch(epoch, losses)
-        if round_number == 0 and epoch + 1 == config.rewind_epoch:
+        if round_number == 0 and epoch + 1 == config.first_epoch(1):
             at.rewind = cohort.state()
         on_epoch(epoch, at.rows)
         due = epoch + 1 < config.end_iter and keeper and keeper.due(epoch + 1)
@@ -107,72 +107,34 @@ def evaluate(cohort, images, labels, index=None, change=None):
     """Mean cross-entropy (R,) and accuracy in percent (R,), on the device.
 
     images (P, C, H, W) and labels (P,); index: (R, N), each run's own positions; None: all of them.
-    change(images, labels) -> images, if given, is applied to each batch.
+    change(images, labels, begin) -> images, if given, is applied to each batch; begin: its first
+    place in the index. Batches of another size give the same but for the network's own rounding.
     """
     if index is None:
         index = torch.arange(len(labels), device=labels.device).expand(cohort.size, -1)
     cohort.model.eval()
-    loss, hits = (torch.zeros(cohort.size, device=labels.device) for _ in range(2))
+    losses, hits = [], torch.zeros(cohort.size, device=labels.device)
     size = max(1, min(EVAL_BATCH, EVAL_IMAGES // cohort.size))
     for start in range(0, index.shape[1], size):
         chosen = cohort.select(index[:, start : start + size])
         batch, target = images[chosen], labels[chosen]
-        logits = cohort.logits(change(batch, target) if change else batch)
-        losses = F.cross_entropy(logits.flatten(0, -2), target.flatten(), reduction="none")
-        loss += losses.view(cohort.size, -1).sum(1)
+        logits = cohort.logits(change(batch, target, start) if change else batch)
+        each = F.cross_entropy(logits.flatten(0, -2), target.flatten(), reduction="none")
+        losses.append(each.view(cohort.size, -1))
         hits += (logits.argmax(-1) == target).view(cohort.size, -1).sum(1)
-    return loss.double() / index.shape[1], 100 * hits.double() / index.shape[1]
+    # run by run: a sum over several may add in another order
+    loss = torch.stack([row.sum(dtype=torch.double) for row in torch.cat(losses, 1)])
+    return loss / index.shape[1], 100 * hits.double() / index.shape[1]
 
 
-def validate(cohort, data, change=None):
+def validate(cohort, data, attacked=None):
     """Mean cross-entropy and accuracy (R,) on the validation images, attacked as the training's.
 
-    A static attack is in the index already; online, `change` attacks each batch against the present
-    nets.
+    A static attack is in the index already; `attacked`: the engine.adversarial.Validation of nets
+    that train against attacks on themselves.
     """
-    return evaluate(cohort, data.images, data.labels, data.val_index, change)
-
-
-@dataclass
-class OnlineAttack:
-    """Adversarial training (Goodfellow et al. 2015, section 6; Madry et al. 2018): called with
-    (images, labels), it attacks a batch's share of images against the nets as they are.
-
-    images (R, B, C, H, W), (B, C, H, W) when R = 1; the first round(mix_ratio * B) are attacked, in
-    eval mode meanwhile, so that batch-norm statistics are of the images that train the nets. The
-    batch's order is random, so which images come first is too.
-    """
-
-    cohort: Cohort
-    config: RunConfig
-
-    def __call__(self, images, labels):
-        """The batch with its share attacked."""
-        count = self.count(images.shape[-4])
-        if not count:
-            return images
-        part = images.narrow(-4, 0, count)
-        rest = images.narrow(-4, count, images.shape[-4] - count)
-        model, was_training = self.cohort.model, self.cohort.model.training
-        model.eval()
-        truth = labels.narrow(-1, 0, count)
-        attacked = self.cohort.attack(
-            part, truth, self.settings(images), lambda restart: self.starts(part)
-        )
-        model.train(was_training)
-        return torch.cat([attacked, rest], dim=-4)
-
-    def count(self, size):
-        """How many of a batch's images are attacked."""
-        return round(self.config.mix_ratio * size)
-
-    def settings(self, images):
-        """The attack's settings for such images."""
-        return attack_settings(self.config, self.config.attack, images.shape[-3] > 1)
-
-    def starts(self, images):
-        """Numbers in [0, 1) for (..., B, C, H, W) images, the same for all runs."""
-        return torch.rand(images.shape[-4:], device=images.device)
+    index = attacked.index if attacked else data.val_index
+    return evaluate(cohort, data.images, data.labels, index, attacked)
 
 
 def _raise_if_diverged(losses, checks, cohort, round_number, epoch, configs):

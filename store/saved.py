@@ -8,8 +8,8 @@ import platform
 import subprocess
 from pathlib import Path
 
-from config import RunConfig, all_flags
-from utils import UserError, number, whole, words
+from config import RunConfig, all_flags, present_names
+from utils import UserError, number, seed_number, whole, words
 
 
 def saved_config(folder):
@@ -26,6 +26,7 @@ def saved_config(folder):
         resumed = saved.get("resumed", [])
         if not isinstance(saved["flags"], dict) or not isinstance(resumed, list):
             raise TypeError("no flags in it")
+        saved["flags"] = present_names(saved["flags"])
         for record in (saved["provenance"], *resumed):
             if not isinstance(record, dict) or not isinstance(record.get("versions", {}), dict):
                 raise TypeError("its provenance is damaged")
@@ -49,7 +50,9 @@ def _can_be(flag, value):
         return flag.default is None
     if flag.kind is words:
         return isinstance(value, list | tuple) and all(name in flag.names for name in value)
-    if flag.kind is whole:
+    if flag.kind is seed_number and value == "seed":
+        return True
+    if flag.kind in (whole, seed_number):
         return isinstance(value, int) and not isinstance(value, bool) and abs(value) < 2**31
     if flag.kind is number:
         plain = isinstance(value, int | float) and not isinstance(value, bool)

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from config import RunConfig
 from store.saved import saved_run
-from utils import UserError, hash8
+from utils import UserError
 
 PRUNING = ("prune_percent", "output_prune_percent", "prune_scope", "prune_schedule", "criterion")
 
@@ -57,5 +57,5 @@ def ticket_flags(given):
         **{name: getattr(source, name) for name in PRUNING},
         "ticket": f"{folder}{suffix}",
         "ticket_seed": source.seed,
-        "ticket_arm": f"{source.arm_name()}-{hash8(source.arm())}{suffix}",
+        "ticket_arm": f"{source.ticket_name}{suffix}",
     }

@@ -1,12 +1,13 @@
 """Which runs train together, and a cohort from its folders to their end."""
 
 import json
+import time
 from dataclasses import dataclass
 from pathlib import Path
 
 import archs
 from attacks import ATTACKS
-from config import all_flags
+from config import all_flags, own_ticket
 from data import describe
 from engine.machine import gpus
 from store.checkpoint import Progress
@@ -41,9 +42,13 @@ def failed(run, error):
 
 
 def new_run(config, folder=None, label=""):
-    """The Run of a configuration, in that folder or its own, not looked at yet."""
-    path = folder or Path(config.runs_dir) / config.run_name
-    return Run(config, RunFolder(path), label=label)
+    """The Run of a configuration, in that folder or its own, not looked at yet.
+
+    One that an older version has begun is gone on with where it is.
+    """
+    paths = [Path(config.runs_dir) / name for name in config.run_names]
+    begun = [path for path in paths if path.exists()]
+    return Run(config, RunFolder(folder or [*begun, *paths][0]), label=label)
 
 
 # What trains together --------------------------------------------------------------------------
@@ -52,25 +57,30 @@ def new_run(config, folder=None, label=""):
 def shared_by_a_cohort(run):
     """What runs must have in common to train together.
 
-    All flags but those a run may have for its own, and where training is. One online attack is made
-    for all runs of a batch, with one set of random draws, so there the attack's flags are shared
-    too; a network with dropout draws for itself, so it trains alone.
+    All flags but those a run may have for its own, and where training is. One attack on the nets
+    that train is made for all runs of a batch, with one set of random draws, so there the attack's
+    flags are shared too; a network with dropout draws for itself, so it trains alone.
     """
     config, partial = run.config, run.progress.partial
-    online = config.attack_mode == "online"
     shared = {}
     for flag in all_flags():
-        if not flag.own or (online and flag.group == "attack"):
+        if not flag.own or (config.adversarial and flag.group == "attack"):
             shared[flag.name] = getattr(config, flag.name)
-    if online and ATTACKS[config.attack][config.norm].draws:
+    if config.adversarial and ATTACKS[config.attack][config.norm].draws:
         shared["order_seed"] = config.order_seed
     shared["round"] = run.progress.next_round
+    shared["waits"] = waits(run)
     shared["place"] = partial and partial.place()
     if config.cohort_size != 1:
         size = describe(config.dataset, config.data_dir)
         if archs.has_dropout(config.arch_type, *size):
             shared["alone"] = str(run.folder.path)
     return json.dumps(shared, sort_keys=True)
+
+
+def waits(run):
+    """Whether the run's own ticket has to be trained first."""
+    return own_ticket(run.config) is not None and not RunFolder(run.config.ticket).done
 
 
 def cohorts(runs):
@@ -98,9 +108,55 @@ def default_cohort_size(runs):
 # A cohort to its end ---------------------------------------------------------------------------
 
 
+def tickets_of(runs):
+    """The Runs whose masks these take and that are not done, each once."""
+    found = {}
+    for run in runs:
+        if waits(run):
+            ticket = own_ticket(run.config)
+            found[run.config.ticket] = new_run(ticket, run.config.ticket, f"{ticket.run_name}: ")
+    return list(found.values())
+
+
+def orphans(runs, outcomes):
+    """Outcomes of the runs whose own ticket is among these outcomes and not done."""
+    lost = {outcome.path: outcome for outcome in outcomes if outcome.state not in ("done", "held")}
+    left = []
+    for run in runs:
+        ticket = own_ticket(run.config) and lost.get(str(run.config.ticket))
+        if ticket:
+            reason = f"its ticket {ticket.path} {ticket.state}: {ticket.reason}"
+            left.append(Outcome(str(run.folder.path), "failed", reason))
+    return left
+
+
+def train_tickets(runs, say):
+    """Train the tickets of these runs that are not done; returns the last Outcome of each.
+
+    One that another process is at is waited for; if that dies, it is trained here.
+    """
+    outcomes, waiting = {}, tickets_of(runs)
+    while waiting:
+        for outcome in run_cohort(waiting, say):
+            if outcome.state == "held" and outcome.path not in outcomes:
+                say(f"waiting for the ticket {outcome.path}: {outcome.reason}")
+            outcomes[outcome.path] = outcome
+        waiting = [run for run in waiting if outcomes[str(run.folder.path)].state == "held"]
+        if waiting:
+            time.sleep(1)
+    return list(outcomes.values())
+
+
 def run_cohort(runs, say):
-    """Train runs together, from where their folders are to the end; returns an Outcome a run."""
-    outcomes, held = {}, []
+    """Train runs together, from where their folders are to the end; returns an Outcome a run.
+
+    The tickets whose masks they take come first, where they are not done.
+    """
+    lost = orphans(runs, train_tickets(runs, say))
+    if lost:
+        gone = {outcome.path for outcome in lost}
+        runs = [run for run in runs if str(run.folder.path) not in gone]
+    outcomes, held = {outcome.path: outcome for outcome in lost}, []
     try:
         for run in runs:
             path = str(run.folder.path)

@@ -10,10 +10,11 @@ import threading
 import time
 from multiprocessing import connection, get_context
 
+from config import own_ticket
 from engine.machine import gpus
 from engine.signals import Interrupted, stop
 from study.board import Board
-from study.cohorts import Outcome, new_run, run_cohort
+from study.cohorts import Outcome, new_run, orphans, run_cohort
 from utils import open_streams
 
 TRIES = 3  # of a cohort whose process is killed
@@ -138,8 +139,10 @@ def in_processes(jobs, plan, workers):
         with Board(plan) as board:
             while jobs or any(worker.job for worker in crew):
                 for worker in crew:
-                    if jobs and not worker.job:
-                        worker.begin(jobs.pop(0))
+                    outcomes += _drop_orphans(jobs, outcomes)
+                    at = None if worker.job else _first_ready(jobs, crew)
+                    if at is not None:
+                        worker.begin(jobs.pop(at))
                 busy = {worker.pipe: worker for worker in crew if worker.job}
                 for worker in map(busy.get, connection.wait(busy, timeout=1)):
                     job, heard = worker.job, worker.hear()
@@ -161,6 +164,27 @@ def in_processes(jobs, plan, workers):
                 worker.pipe.close()
                 worker.process.join()
     return outcomes
+
+
+def _first_ready(jobs, crew):
+    """The place of the first job whose tickets nobody has in hand or has still to train."""
+    begun = [worker.job for worker in crew if worker.job]
+    ahead = {str(folder) for job in begun + jobs for _, folder, _ in job}
+    for place, job in enumerate(jobs):
+        tickets = {str(config.ticket) for config, *_ in job if own_ticket(config)}
+        if not tickets & ahead:
+            return place
+    return None
+
+
+def _drop_orphans(jobs, outcomes):
+    """Take runs out of `jobs` whose ticket did not end; returns their Outcomes."""
+    lost = orphans([new_run(*one) for job in jobs for one in job], outcomes)
+    gone = {outcome.path for outcome in lost}
+    if gone:
+        left = [[one for one in job if str(one[1]) not in gone] for job in jobs]
+        jobs[:] = [job for job in left if job]
+    return lost
 
 
 def _after_a_death(worker, job, jobs, tries):

@@ -18,12 +18,12 @@ import pruning
 from attacked.cache import cache_folder, locked
 from config import RunConfig, attack_settings
 from data import describe
+from engine.adversarial import against
 from engine.cohort import Cohort, Data
 from engine.graph import EAGER
 from engine.machine import pick_device
 from engine.step import Stepper
 from store.files import write_json
-from train import OnlineAttack
 from utils import UserError, one_line
 
 VERSION = 1  # of how it is measured
@@ -63,10 +63,12 @@ def what_counts(config):
     recipe = {"device": device, "torch": torch.__version__, "version": VERSION}
     recipe |= {"images": list(shape), "classes": classes}
     recipe |= {name: getattr(config, name) for name in FLAGS}
-    if config.attack_mode == "online":
+    if config.adversarial:
         settings = attack_settings(config, config.attack, shape[0] > 1)
         recipe |= {"attack": settings.attack, "norm": settings.norm, **dict(settings.values)}
         recipe["mix_ratio"] = config.mix_ratio
+    if config.attack_mode == "trades":
+        recipe["attack_mode"] = config.attack_mode
     return recipe
 
 
@@ -125,8 +127,8 @@ def random_stepper(config, model, runs, shape, classes, device):
     index = torch.randint(IMAGES, (runs, count), device=device)
     images = torch.rand(IMAGES, *shape, device=device)
     labels = torch.randint(classes, (IMAGES,), device=device)
-    change = OnlineAttack(cohort, config) if config.attack_mode == "online" else None
-    stepper = Stepper(cohort, Data(images, labels, index, index[:, :1]), [config] * runs, change)
+    data = Data(images, labels, index, index[:, :1])
+    stepper = Stepper(cohort, data, [config] * runs, **against(cohort, config))
     stepper.start(0, 0)
     cohort.model.train()
     return stepper

@@ -1,22 +1,27 @@
 """A study's cohorts as Ray tasks: on this machine, or a cluster whose nodes share the folders."""
 
+import itertools
 import os
 import socket
 from pathlib import Path
 
+from config import own_ticket
 from engine.signals import stop
 from study.board import Board
-from study.cohorts import Outcome
+from study.cohorts import Outcome, new_run, orphans
 from study.local import TRIES, work
 from utils import UserError, one_line, open_streams
 
 
-def ray_work(job):
-    """`work` in a Ray task."""
+def ray_work(job, *before):
+    """`work` in a Ray task; before: the Outcomes of the tasks that train its runs' tickets."""
     os.environ["TQDM_DISABLE"] = "1"
     open_streams()
     stop.listen()
-    return work(job)
+    lost = orphans([new_run(*one) for one in job], itertools.chain(*before))
+    gone = {outcome.path for outcome in lost}
+    left = [one for one in job if str(one[1]) not in gone]
+    return lost + (work(left) if left else [])
 
 
 def start_ray(config):
@@ -61,7 +66,13 @@ def on_ray(jobs_of, plan, config, total, small):
     task = ray.remote(**options)(ray_work)
     errors = ray.exceptions
     failures = (errors.RayTaskError, errors.RaySystemError, errors.RayError)
-    waiting, outcomes = {task.remote(job): job for job in jobs_of(threads)}, []
+    waiting, trains, outcomes = {}, {}, []
+    for job in jobs_of(threads):  # tickets come first
+        tickets = {str(config.ticket) for config, *_ in job if own_ticket(config)}
+        after = dict.fromkeys(trains[path] for path in tickets if path in trains)
+        reference = task.remote(job, *after)
+        waiting[reference] = job
+        trains |= {str(folder): reference for _, folder, _ in job}
     each = f"{threads} CPU(s)" + (f" and {share:g} GPU" if share else "")
     print(f"{sum(map(len, plan))} runs in {len(plan)} Ray tasks of {each}")
     with Board(plan) as board:

@@ -13,7 +13,7 @@ from tqdm import tqdm
 import archs
 from data import describe
 from engine.machine import cores, gpus
-from study.cohorts import cohorts, run_cohort
+from study.cohorts import cohorts, orphans, run_cohort, waits
 from study.local import in_processes
 from study.on_ray import on_ray
 
@@ -23,6 +23,7 @@ def print_plan(runs, waiting):
     for run in runs:
         count, total = run.progress.next_round, run.config.prune_iterations
         begun = f"{count} of {total} rounds done" if count else "to do"
+        begun += f", after its ticket {run.config.ticket}" if waits(run) else ""
         print(f"{run.folder.path}  {'done' if run.folder.done else begun}")
     plan = list(cohorts(waiting))
     largest = max(map(len, plan), default=0)
@@ -48,7 +49,13 @@ def run_all(runs, total):
         return in_processes(jobs_of(plan, threads), plan, min(len(plan), crew))
     for run in runs:
         run.config = with_threads(run.config, threads)
-    return [outcome for cohort in plan for outcome in run_cohort(cohort, tqdm.write)]
+    outcomes = []
+    for cohort in plan:
+        lost = orphans(cohort, outcomes)
+        gone = {outcome.path for outcome in lost}
+        cohort = [run for run in cohort if str(run.folder.path) not in gone]
+        outcomes += lost + (run_cohort(cohort, tqdm.write) if cohort else [])
+    return outcomes
 
 
 def default_workers(config):

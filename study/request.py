@@ -9,12 +9,13 @@ import argparse
 import itertools
 import re
 import shlex
+import textwrap
 from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
 
 from attacks import ATTACKS, PARAMETERS
-from config import PRESETS, REGISTRIES, RunConfig, all_flags, resolve
+from config import PRESETS, REGISTRIES, RunConfig, all_flags, own_ticket, resolve
 from data import describe, identity
 from pruning import PRUNE_TYPES
 from store.saved import must_match, saved_config
@@ -67,7 +68,7 @@ def make_parser():
         elif flag.kind is words:
             options |= {"nargs": "+", "metavar": "NAME"}
         else:
-            kind = flag.kind if flag.kind in (number, whole) else nonempty
+            kind = nonempty if flag.kind is str else flag.kind
             options |= {"type": kind, "metavar": flag.name.upper()}
             # what changes a result can be a list: the command runs the product of its lists
             if flag.result or flag.name == "ticket":
@@ -80,6 +81,12 @@ def make_parser():
 def _add_what_is_no_flag_of_a_run(groups):
     groups["attack"].add_argument(
         "--attack_rate", type=number, metavar="PERCENT", nargs="+", help="mix_ratio in percent"
+    )
+    groups["pruning"].add_argument(
+        "--reinit_draws",
+        type=whole,
+        metavar="K",
+        help="K draws of fresh weights for each reinit run, a run each; answers take their mean",
     )
     presets = ", ".join(PRESETS)
     groups["experiment"].add_argument(
@@ -107,7 +114,11 @@ def _add_what_is_no_flag_of_a_run(groups):
 
 
 def _prune_types():
-    lines = [f"  {name:10}{entry.why}" for name, entry in PRUNE_TYPES.items()]
+    lines = []
+    for name, entry in PRUNE_TYPES.items():
+        lines += textwrap.wrap(
+            entry.why, 98, initial_indent=f"  {name:15}", subsequent_indent=" " * 17
+        )
     return "prune types:\n" + "\n".join(lines)
 
 
@@ -116,13 +127,16 @@ def _attacks():
 
     def text(value):
         if isinstance(value, tuple):
-            return f"{value[0]:g} / {Fraction(value[1]).limit_denominator(255)}"
+            gray, colour = value
+            colour = f"{colour:g}" if colour > 1 else Fraction(colour).limit_denominator(255)
+            return f"{gray:g} / {colour}"
         return f"{value:g}"
 
     lines = ["attacks and the defaults of their flags, gray / colour where images differ:"]
     for name, norms in ATTACKS.items():
         for norm, entry in norms.items():
             maker = " (data sets by DeepRobust)" if entry.dataset else ""
+            maker = f" (of the test images, by {entry.omits})" if entry.omits else maker
             flags = ", ".join(f"{key} {text(value)}" for key, value in entry.defaults.items())
             lines.append(f"  {name:10}{norm:6}{flags}{maker}")
     return "\n".join(lines)
@@ -135,10 +149,12 @@ def _attacks():
 class Request:
     """A command line: its runs, a command for each of them alone, and what is to be done.
 
-    resume is None, "" or a folder; notes are lines to print first.
+    resume is None, "" or a folder; notes are lines to print first. tickets: the runs whose masks
+    some of these take, where they are not among them; they are trained first.
     """
 
     configs: list
+    tickets: list
     commands: list
     notes: list
     resume: str | None
@@ -153,6 +169,7 @@ def parse_runs(argv=None):
     """
     given = vars(make_parser().parse_args(argv))
     resume, preset = given.pop("resume", None), given.pop("preset", None)
+    _name_draws(given)
     asked = {name: given.pop(name, False) for name in ("dry_run", "print_commands")}
     kinds = {flag.name: flag.kind for flag in all_flags()}
     lists = {n: v for n, v in given.items() if isinstance(v, list) and kinds.get(n) is not words}
@@ -181,8 +198,40 @@ def parse_runs(argv=None):
         same = f"{len(combinations) - len(runs)} of the {len(combinations)} combinations"
         what = "differ in flags that have no effect on them only, and are one run each"
         notes.append(f"note: {same} {what}")
-    configs, commands, *_ = zip(*runs.values(), strict=True)
-    return Request(list(configs), list(commands), notes, resume, **asked)
+    # a ticket comes before those that take its masks
+    ordered = sorted(runs.values(), key=lambda run: own_ticket(run[0]) is not None)
+    configs, commands, *_ = map(list, zip(*ordered, strict=True))
+    tickets = _tickets(ordered, others)
+    if tickets:
+        kinds = sorted({config.prune_type for config in configs if own_ticket(config)})
+        what = f"{' and '.join(kinds)} runs take the masks of the lt run with the same flags"
+        notes.append(f"note: {what}, which is trained first if it is not there")
+    commands = [command for _, command in tickets] + commands
+    tickets = [config for config, _ in tickets]
+    return Request(configs, tickets, commands, notes, resume, **asked)
+
+
+def _tickets(runs, others):
+    """(config, command) of each ticket that runs of parse_runs need and that is none of them."""
+    names, found = {config.run_name for config, *_ in runs}, {}
+    for config, _, flags, _ in runs:
+        ticket = own_ticket(config)
+        if ticket and ticket.run_name not in names:
+            flags = {name: value for name, value in flags.items() if name != "reinit_draw"}
+            command = command_line(flags | {"prune_type": "lt"} | others)
+            found[ticket.run_name] = ticket, command
+    return list(found.values())
+
+
+def _name_draws(given):
+    """`--reinit_draws=k` becomes reinit_draw 0 to k - 1."""
+    draws = given.pop("reinit_draws", None)
+    if draws is None:
+        return
+    if not 1 <= draws <= 1000:
+        raise UserError(f"--reinit_draws={draws}: from 1 to 1000 is needed")
+    if given.setdefault("reinit_draw", list(range(draws))) != list(range(draws)):
+        raise UserError("--reinit_draw and --reinit_draws both name draws: leave one out")
 
 
 def _notes_of_what_is_idle(names):
@@ -249,6 +298,8 @@ def of_folder(given, folder):
     """
     saved = saved_config(folder)["flags"]
     names = {flag.name for flag in all_flags()}
+    if own_ticket(RunConfig.of(saved)):  # it is found again, wherever the folders are now
+        names -= {"ticket", "ticket_arm", "ticket_seed"}
     known = {name: saved[name] for name in saved.keys() & names}
     known["runs_dir"] = str(Path(folder).parent)
     try:
@@ -273,8 +324,10 @@ def _why_idle(name):
         return f"it is of {', '.join(having)}; see the table in --help"
     reasons = {
         "momentum": "it is of --optimizer=sgd",
+        "trades_beta": "it is of --attack_mode=trades",
         "precision": "tf32 is of GPUs",
         "valid_freq": "--valid_steps says when to validate",
+        "reinit_draw": "it is of --prune_type=reinit",
     }
     return reasons.get(name, "it is of attacks that are made beforehand")
 

@@ -132,7 +132,7 @@ def test_runs_whose_attack_draws_share_a_cohort_only_with_the_same_draws(tmp_pat
         "--epsilon=0.1",
         "--prune_type",
         "lt",
-        "reinit",
+        "random",
         "--seed",
         "0",
         "1",

@@ -126,22 +126,26 @@ def test_lt_rewinds_to_theta0_bit_for_bit_buffers_included(
     assert arch == "fc1" or any("running_mean" in name for name in changed)
 
 
-def test_reinit_draws_fresh_weights_each_round_and_shares_theta0_with_lt(make_config):
-    lt, reinit = make_config("--prune_type=lt", *SHORT), make_config("--prune_type=reinit", *SHORT)
-    folders = []
-    for config in (lt, reinit):
-        folder = train_run(config)
-        folders.append(numbers(folder.path))
-    assert folders[0][0][0] == folders[1][0][0]  # the dense round is the same run
-    assert folders[0][0][1] != folders[1][0][1]
-    masks = [tables[2]["masks/round_01.safetensors"] for tables in folders]
-    assert all(torch.equal(masks[0][name], masks[1][name]) for name in masks[0])
+def test_reinit_draws_fresh_weights_under_the_masks_of_lt(make_config):
+    """And reinit_chain under its own: from the second round on they are others."""
+    kinds = ("lt", "reinit", "reinit_chain")
+    flags = [*SHORT, "--prune_iterations=3"]
+    lt, reinit, chain = (
+        numbers(train_run(make_config(f"--prune_type={kind}", *flags)).path) for kind in kinds
+    )
+    assert lt[0][0] == reinit[0][0] == chain[0][0]  # the dense round is the same run
+    assert lt[0][1] != reinit[0][1] and reinit[0][:2] == chain[0][:2]
+    for number, ticket in ((1, True), (2, False)):
+        name = f"masks/round_0{number}.safetensors"
+        masks, fresh, own = (tables[2][name] for tables in (lt, reinit, chain))
+        assert all(torch.equal(mask, fresh[layer]) for layer, mask in masks.items())
+        assert all(torch.equal(mask, own[layer]) for layer, mask in masks.items()) == ticket
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
     "flags",
-    [[], ["--prune_schedule=oneshot"], ["--rewind_epoch=1"], ["--prune_type=reinit"]],
+    [[], ["--prune_schedule=oneshot"], ["--rewind_epoch=1"], ["--prune_type=reinit_chain"]],
     ids=str,
 )
 def test_a_run_killed_between_rounds_and_started_again_equals_an_undisturbed_one(
@@ -386,8 +390,9 @@ def test_lists_are_a_product_of_runs_each_in_its_own_folder(cache, tmp_path, cap
         "--epsilon=0.1",
         *LISTS[-len(SHORT) - 2 :],
     )
-    ((name, tables),) = alone.items()
-    same(tables, found[name])
+    assert sorted(name.split("-")[3] for name in alone) == ["lt", "reinit"]  # its ticket's too
+    for name, tables in alone.items():
+        same(tables, found[name])
     capsys.readouterr()
     assert (
         main.main(
@@ -406,7 +411,7 @@ def test_lists_are_a_product_of_runs_each_in_its_own_folder(cache, tmp_path, cap
     printed = capsys.readouterr().out
     assert (
         printed.count("  done\n") == 8
-        and printed.count("  to do\n") == 8
+        and printed.count("  to do\n") == printed.count("  to do, after its ticket") == 4
         and "16 runs, 8 done, 8 to do" in printed
     )
     assert not [path for path in (tmp_path / "lists").iterdir() if "-s1-" in path.name]

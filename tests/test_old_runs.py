@@ -43,7 +43,7 @@ def test_every_old_run_keeps_its_name_and_its_numbers(old):
     table = results.load("runs/*")
     assert table.folder.nunique() == 11
     for folder, rows in table.groupby("folder"):
-        assert saved_run(folder).run_name == Path(folder).name
+        assert Path(folder).name == saved_run(folder).run_names[-1]
         saved = read_csv(Path(folder) / "rounds.csv")
         assert rows.test_accuracy.tolist() == [row["test_accuracy"] for row in saved]
         assert rows.density.tolist() == [1.0, 0.5, 0.25]
@@ -52,7 +52,7 @@ def test_every_old_run_keeps_its_name_and_its_numbers(old):
 
 def test_the_same_flags_find_their_old_folders(old, capsys):
     flags = [*FLAGS, "--data_dir=.", "--surrogate=tiny", "--surrogate_epochs=3", "--attack=fgsm"]
-    flags += ["--mix_ratio", "0", "0.5", "--prune_type", "lt", "reinit", "--seed", "0", "1"]
+    flags += ["--mix_ratio", "0", "0.5", "--prune_type", "lt", "reinit_chain", "--seed", "0", "1"]
     assert main.main(flags) == 0
     assert capsys.readouterr().out.count("done already: runs/squares-tiny-fgsm") == 8
     online = ["--attack=pgd", "--attack_mode=online", "--mix_ratio=0.5", "--attack_steps=2"]
@@ -61,14 +61,16 @@ def test_the_same_flags_find_their_old_folders(old, capsys):
 
 
 @pytest.mark.slow
-def test_plots_tickets_and_the_report_take_old_runs(old):
+def test_plots_and_tickets_take_old_runs_and_the_report_says_which_control_it_needs(old, capsys):
     assert plots.main(["runs/*fgsm*", "-o", "drawn"]) == 0
     rows = read_csv("drawn/squares-tiny-summary.csv")
     assert len(rows) == 12 and {row["seeds"] for row in rows} == {2}
     assert tickets.main(["runs/*-fgsm0-lt-*", "runs/*-fgsm0.5-lt-*", "-o", "compared"]) == 0
     total = [row for row in read_csv("compared/overlap.csv") if row["layer"] == "total"]
     assert {row["kept_a"] for row in total} == {156, 78, 39}
-    assert report.main(["--experiment=1", "runs/*fgsm*", "-o", "answered"]) == 0
+    assert {row["arm"].split(",")[0] for row in rows} == {"lt", "reinit_chain"}
+    assert report.main(["--experiment=1", "runs/*fgsm*", "-o", "answered"]) == 2
+    assert "there are no runs of reinit" in capsys.readouterr().err
     _, masks, flags = results.load_ticket(only("runs", "*-fgsm0.5-lt-s0-*"), 2, data_dir=".")
     assert sum(int(mask.sum()) for mask in masks.values()) == 39 and flags["mix_ratio"] == 0.5
 

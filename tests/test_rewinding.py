@@ -228,7 +228,10 @@ def test_global_pruning_by_a_criterion_differs_from_magnitudes(tmp_path, runs):
         (["--ticket={lt}", "--prune_type=random"], "makes masks of its own"),
         (["--ticket={lt}", "--rewind_epoch=1"], "--ticket rewinds to what its run did"),
         (["--criterion=snip", "--prune_type=finetune"], "makes masks of its own"),
-        (["--prune_type=reinit", "--rewind_epoch=1"], "rewinds to nothing"),
+        (["--prune_type=reinit_chain", "--rewind_epoch=1"], "rewinds to nothing"),
+        (["--prune_type=reinit_chain", "--ticket={lt}"], "makes masks of its own"),
+        (["--prune_type=reinit", "--reinit_draws=0"], "from 1 to 1000 is needed"),
+        (["--prune_type=reinit", "--reinit_draw=-1"], "0 or more is needed"),
         (["--criterion=snap"], "did you mean 'snip'"),
     ],
 )
@@ -246,11 +249,11 @@ def test_a_ticket_whose_mask_does_not_fit(runs, tmp_path, capsys):
     copy = tmp_path / "copy"
     shutil.copytree(one(runs, "*-lt-*"), copy)
     broken = masks(copy, 1)
-    broken["net.fc2.weight"] = torch.ones(3, 4, dtype=torch.bool)
+    broken["net.fc2.weight"] = broken["net.fc2.weight"].T.contiguous()
     save_tensors(copy / "masks" / "round_01.safetensors", broken)
     assert go(tmp_path / "runs", f"--ticket={copy}") == 2
     assert (
-        "its mask of net.fc2.weight has shape 3x4 where this network has 100x300"
+        "its mask of net.fc2.weight has shape 300x100 where this network has 100x300"
         in capsys.readouterr().err
     )
     assert not (tmp_path / "runs").exists()
