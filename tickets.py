@@ -1,12 +1,15 @@
 """Are two tickets the same? Masks compared round by round, beside what chance and theta_0 explain.
 
     python tickets.py runs/A runs/B
-    python tickets.py --a 'runs/*-clean-lt-*' --b 'runs/*-fgsm0.5-lt-*' -o tickets
+    python tickets.py --a 'runs/*-fgsm0-lt-*' --b 'runs/*-fgsm0.5-lt-*' --beside noise \
+        'runs/*-noise0.5-lt-*' -o tickets
 
 A raw overlap says nothing: two masks of one density overlap by chance (hypergeometric: Grosse &
-Backes 2021), and two masks of one theta_0 overlap because large initial weights tend to survive. So
-each similarity stands beside both, and two groups of runs stand beside their ceiling: runs of the
-same data and theta_0 whose batches only came in another order (Movva et al. 2021).
+Backes 2021), two masks of one theta_0 overlap because large initial weights tend to survive, and
+all masks because some pixels and units matter more. So each similarity stands beside all three.
+Two groups of runs stand beside their ceiling: runs of the same data and theta_0 whose batches only
+came in another order (Movva et al. 2021); and beside controls, for any change of the data may make
+tickets less alike: attacked data is special only if its tickets are less alike than the controls'.
 """
 
 import argparse
@@ -18,6 +21,7 @@ import numpy as np
 import pandas as pd
 
 from results import overlap
+from results.beside import beside_by_round, special
 from results.figures import save_figure, use_theme
 from results.overlap_figures import (
     first_layer_counts,
@@ -54,8 +58,8 @@ def order_of(config):
     return config.seed if config.order_seed is None else config.order_seed
 
 
-def check_group(tickets, letter):
-    """UserError unless a group's runs differ in nothing but --seed and --order_seed.
+def check_group(tickets, flag):
+    """UserError unless the runs of a flag's group differ in nothing but --seed and --order_seed.
 
     Else the overlap within the group would be no ceiling.
     """
@@ -65,21 +69,48 @@ def check_group(tickets, letter):
             here, there = arms[0].get(name), arm.get(name)
             if here != there:
                 raise UserError(
-                    f"--{letter}: runs of one group differ in --seed and --order_seed only; "
+                    f"{flag}: runs of one group differ in --seed and --order_seed only; "
                     f"{tickets[0].path} and {other.path} differ in {name} ({here} and {there})"
                 )
 
 
-def check_groups(one, other):
-    """UserError unless two groups, of which these are runs, prune alike, round by round."""
+def check_groups(one, other, flag="--b"):
+    """UserError unless --a and a flag's group, of which these are runs, prune alike, each round."""
     names = ("prune_percent", "output_prune_percent", "prune_scope", "prune_schedule")
     values = {name: [getattr(ticket.config, name) for ticket in (one, other)] for name in names}
     kept = zip(one.kept, other.kept, strict=False)
     values |= {f"the weights kept in round {n}": pair for n, pair in enumerate(kept)}
     for name, (here, there) in values.items():
         if here != there:
-            what = f"--a and --b differ in {name} ({here} and {there})"
+            what = f"--a and {flag} differ in {name} ({here} and {there})"
             raise UserError(f"{what}: their rounds are of other densities")
+
+
+def check_apart(sides):
+    """UserError if a folder is in two groups, of {name: folders}."""
+    owner = {}
+    for name, folders in sides.items():
+        for path in folders:
+            first = owner.setdefault(path.resolve(), name)
+            if first != name:
+                raise UserError(f"{path} is in both groups: {flag_of(first)} and {flag_of(name)}")
+
+
+def check_members(members):
+    """UserError unless the groups, {name: Tickets}, can be compared with a."""
+    for name, side in members.items():
+        check_group(side, flag_of(name))
+        if name != "a":
+            check_groups(members["a"][0], side[0], flag_of(name))
+        shared = {ticket.theta0 for ticket in members["a"]} & {ticket.theta0 for ticket in side}
+        if name not in ("a", "b") and not shared:
+            why = "train it with the same --seed"
+            raise UserError(f"{flag_of(name)} has no theta_0 in common with --a: {why}")
+
+
+def flag_of(group):
+    """What named a group on the command line."""
+    return f"--{group}" if group in ("a", "b") else f"--beside {group}"
 
 
 def common_rounds(tickets, wanted):
@@ -121,15 +152,28 @@ def label_runs(configs):
 
 
 def pairs_of(tickets, groups):
-    """Every pair, a DataFrame of Tickets: first, second, kind ("within" a group or "between" them,
-    "" without groups), and the theta0 that they share, or nan.
+    """The pairs that are compared, a DataFrame of Tickets: first, second, kind, the theta0 that
+    they share, or nan, the `group` that both are of, or "", and whether their batches came in
+    the `same_order`.
+
+    kind is "within" a group, "between" a and b, or "beside": a and a control; "" without groups,
+    whose runs are of one `group` if they differ in seeds only.
     """
+    arms = {t.label: identity(t.config.replace(order_seed=None)) for t in tickets}
+    own = arms if groups is None else groups
     rows = []
     for one, other in combinations(tickets, 2):
-        same = groups is not None and groups[one.label] == groups[other.label]
-        kind = "" if groups is None else "within" if same else "between"
-        rows.append((one, other, kind, one.theta0 if one.theta0 == other.theta0 else None))
-    return pd.DataFrame(rows, columns=["first", "second", "kind", "theta0"])
+        sides = own[one.label], own[other.label]
+        same = sides[0] == sides[1]
+        kind = "" if groups is None else "within" if same else "beside"
+        if kind == "beside" and "b" in sides and "a" in sides:
+            kind = "between"
+        if kind != "beside" or "a" in sides:
+            theta0 = one.theta0 if one.theta0 == other.theta0 else None
+            same_order = order_of(one.config) == order_of(other.config)
+            rows.append((one, other, kind, theta0, str(sides[0]) if same else "", same_order))
+    columns = ["first", "second", "kind", "theta0", "group", "same_order"]
+    return pd.DataFrame(rows, columns=columns)
 
 
 def compare_masks(tickets, pairs, rounds):
@@ -172,6 +216,7 @@ def text_table(table):
 COLUMNS = {
     "density": ["density_a", "density_b"], "Jaccard": ["jaccard"], "chance": ["jaccard_chance"],
     "z": ["z"], "given |t0|": ["jaccard_given_theta0"], "z |t0": ["z_given_theta0"],
+    "given all": ["jaccard_given_margins"], "z all": ["z_given_margins"],
     "with own |t0|": ["theta0_jaccard_a", "theta0_jaccard_b"], "overlap": ["overlap"],
     "(chance)": ["overlap_chance"], "Hamming": ["hamming"], "(chance) ": ["hamming_chance"],
     "signs": ["sign_agreement"],
@@ -179,21 +224,40 @@ COLUMNS = {
 # columns of groups.csv, as printed
 GROUP_COLUMNS = {
     "round": "round", "between": "between", "between_interval": "±",
-    "between_same_order": "same order", "within": "ceiling", "theta0": "given |t0|",
-    "chance": "chance", "difference": "ceiling - between", "difference_interval": "± ", "p": "p",
+    "between_same_order": "same order", "within": "ceiling", "margins": "given all",
+    "theta0": "given |t0|", "chance": "chance", "difference": "ceiling - between",
+    "difference_interval": "± ", "p": "p",
 }  # fmt: skip
+# columns of beside.csv, as printed
+BESIDE_COLUMNS = {
+    "round": "round", "name": "beside", "jaccard": "with a", "jaccard_interval": "±",
+    "b_jaccard": "b with a", "difference": "difference", "difference_interval": "± ",
+    "p": "p", "holm_p": "Holm p", "verdict": "than b's",
+}  # fmt: skip
+
+
+def ranged(values):
+    """The mean of z over pairs and, of several, the smallest and the largest, as text."""
+    mean, low, high = values.mean(), values.min(), values.max()
+    if np.isnan(mean):
+        return "-"
+    places = 1 if max(abs(low), abs(high)) < 100 else 0
+    told = [f"{value:.{places}f}" for value in (mean, low, high)]
+    return told[0] if len(values) == 1 else f"{told[0]} ({told[1]}..{told[2]})"
 
 
 def print_overlap(rows):
     """A line a round for the whole net, then one a layer of the last round.
 
-    Each is the mean over pairs (t0 is theta_0).
+    Each is the mean over pairs, z with its range over them (t0 is theta_0).
     """
     means = {name: rows[columns].mean(axis=1) for name, columns in COLUMNS.items()}
     shown = rows[["round", "layer", "share_theta0", "a", "b"]].assign(**means)
 
     def table(members, key):
-        return text_table(members.groupby(key, sort=False)[[*COLUMNS]].mean().reset_index())
+        groups = members.groupby(key, sort=False)
+        ranges = {name: groups[name].agg(ranged) for name in ("z", "z |t0", "z all")}
+        return text_table(groups[[*COLUMNS]].mean().assign(**ranges).reset_index())
 
     last = rows["round"].max()
     # a mean over pairs that share theta_0 and pairs that don't would be of two different things
@@ -208,10 +272,17 @@ def print_overlap(rows):
 
 def print_groups(rows, names):
     """The groups' figures, a line a round, and what the test can say."""
-    test = rows.iloc[-1]
+    test = next(rows.iloc[[-1]].itertuples())
     over = f" (± 95 % over {test.theta0s} theta_0s)" if test.theta0s > 1 else ""
     print(f"{names[0]} (a) against {names[1]} (b), Jaccard index of the whole net{over}:")
-    print(text_table(rows[[*GROUP_COLUMNS]].rename(columns=GROUP_COLUMNS)))
+    ranges = {
+        f"{short} of pairs": [
+            "-" if np.isnan(low) else f"{low:.1f}..{high:.1f}"
+            for low, high in zip(rows[f"{name}_min"], rows[f"{name}_max"], strict=True)
+        ]
+        for name, short in zip(overlap.NULLS, ("z", "z |t0", "z all"), strict=True)
+    }
+    print(text_table(rows[[*GROUP_COLUMNS]].rename(columns=GROUP_COLUMNS).assign(**ranges)))
     if not test.within_pairs:
         why = "needs runs that differ in --order_seed only; so there is no p-value either"
         print(f"ceiling: not available: {why}")
@@ -231,6 +302,40 @@ def print_groups(rows, names):
         print(f"between: pairs of different --order_seed, as the ceiling's are; {own}")
 
 
+def print_beside(rows, names):
+    """The controls' overlap with a beside b's, a line a round and control, and what it says."""
+    last = rows[rows["round"] == rows["round"].iloc[-1]]
+    print(f"beside them, overlap with {names[0]} (a), minus that of {names[1]} (b):")
+    print(text_table(rows[[*BESIDE_COLUMNS]].rename(columns=BESIDE_COLUMNS)))
+    for row in last[last.theta0s < 2].itertuples():
+        count = f"{row.theta0s} theta_0{'' if row.theta0s == 1 else 's'}"
+        print(f"note: {row.name}: a, b and it have {count} in common; a test needs two or more")
+    for row in last[last.same_order == 1].itertuples():
+        print(f"note: {row.name}: pairs of one --order_seed are compared, for want of others")
+    number = last["round"].iloc[0]
+    print(f"{'mean of the rounds after 0' if number == 'all' else f'round {number}'}: ", end="")
+    print(special(last, names))
+
+
+def print_functions(found):
+    """Barriers beside those of other theta_0s, a line a round, and what the tests say.
+
+    Returns function-groups.csv, a DataFrame.
+    """
+    from results.function_groups import function_groups, told
+
+    kinds = found.kind.replace("", "one theta_0")
+    barriers = found.pivot_table("barrier", "round", kinds, "mean", sort=False).sort_index()
+    print("barrier of linear paths, points, mean over pairs:")
+    print(text_table(barriers.reset_index()))
+    table = function_groups(found)
+    for line in told(table):
+        print(line)
+    if table.empty:
+        print("note: without pairs of one theta_0 and of others a low barrier says nothing")
+    return table
+
+
 # The command -----------------------------------------------------------------------------------
 
 EPILOG = """what the columns mean (CSV: overlap.csv, one row a pair, round and layer):
@@ -241,12 +346,21 @@ EPILOG = """what the columns mean (CSV: overlap.csv, one row a pair, round and l
                 have none)
   given |t0|    Jaccard expected if the two masks had nothing in common but the rank of the initial
                 weights' magnitudes, and z against that; only for runs that share theta_0
+  given all     the same (jaccard_given_margins) if they had nothing in common but those magnitudes,
+                how many weights survive at each input pixel (or input channel) and at each unit,
+                and how steeply that rises with the magnitude there; z all: z against that. Pairs
+                of other theta_0s should have z near 0: by how far they miss it, z is too large
+  z (low..high) mean, smallest and largest over pairs
   with own |t0| Jaccard of each run's mask with the mask of its largest initial weights
   signs         share of the weights alive in both that trained to the same sign (needs
                 --save_weights)
   p             of two groups (groups.csv): is the overlap between them lower than within them?
                 Each round's p stands alone, uncorrected for the number of rounds; the row "all" is
                 one test of the mean over the rounds after 0
+  beside        a control (beside.csv, one row a round and control): its overlap with a as b's is
+                taken; difference: that minus b's, paired over theta_0s; p: paired t-test, Holm p:
+                corrected over the controls of the round; "above": more like a than b is. Attacked
+                data is special only if every control is above
 
 examples:
   python tickets.py runs/A runs/B                   two tickets: every round, every layer
@@ -256,6 +370,8 @@ examples:
                                                     do clean and attacked data give different
   tickets? With the ceiling and a permutation test, if each seed was also trained in other orders:
   python main.py --attack=fgsm --mix_ratio 0 0.5 --seed 0 1 2 --order_seed 0 1 2
+  python tickets.py --a CLEAN RUNS --b ATTACKED RUNS --beside noise NOISE RUNS --beside pgd PGD RUNS
+                                                    and does attacked data do more than others?
 """
 
 
@@ -263,7 +379,8 @@ def make_parser():
     """The argparse parser of tickets.py."""
     parser = OneLineParser(
         prog="tickets.py",
-        usage="python tickets.py (RUN RUN ... | --a RUN ... --b RUN ...) [--flag=value ...]",
+        usage="python tickets.py (RUN RUN ... | --a RUN ... --b RUN ... [--beside NAME RUN ...]) "
+        "[--flag=value ...]",
         allow_abbrev=False,
         formatter_class=argparse.RawDescriptionHelpFormatter,
         description="Are the masks of runs the same, beside what chance and theta_0 give?",
@@ -273,11 +390,14 @@ def make_parser():
     add("runs", nargs="*", metavar="RUN", help="run folders, or patterns such as 'runs/*-lt-*'")
     add("--a", nargs="+", metavar="RUN", help="first group: runs that differ in seeds only")
     add("--b", nargs="+", metavar="RUN", help="second group")
+    control = "a control, compared with --a as --b is; can be given again for another"
+    add("--beside", nargs="+", action="append", default=[], metavar=("NAME", "RUN"), help=control)
     add("--round", **count, help="this round only (default: all; pictures show the last)")
     add("-o", "--output", default="tickets", metavar="FOLDER", help="of files (default: tickets)")
     more = "also agreement, shared errors, CKA and linear mode connectivity of the networks"
     add("--function", action="store_true", help=more)
-    add("--max_pairs", **count, default=10, help="of --function, at most (default: 10)")
+    most = "of --function, at most, balanced over theta_0s (default: 25)"
+    add("--max_pairs", **count, default=25, help=most)
     add("--examples", **count, default=2000, help="test images of --function (default: 2000)")
     add("--data_dir", help="where --function finds the data set (default: the runs' own)")
     devices = ("auto", "cpu", "cuda")
@@ -289,33 +409,45 @@ def make_parser():
 def load_all(args):
     """(tickets, groups) of the command line; UserError if they cannot be compared.
 
-    groups: a Series of "a" or "b" by label, or None.
+    groups: a Series of "a", "b" or the name of a control by label, or None.
     """
     if bool(args.a) != bool(args.b):
         raise UserError("two groups need both --a and --b")
     if args.a and args.runs:
         raise UserError("name runs by themselves or in the groups --a and --b, not both")
-    sides = [begun(expand(names)) for names in ((args.a, args.b) if args.a else (args.runs,))]
-    both = {path.resolve() for path in sides[0]} & {path.resolve() for path in sides[-1]}
-    if args.a and both:
-        raise UserError(f"{min(both)} is in both groups")
-    if sum(map(len, sides)) < 2 or not all(sides):
+    patterns = {"a": args.a, "b": args.b} if args.a else {"": args.runs}
+    for name, words in named(args.beside):
+        if not args.a:
+            raise UserError(f"--beside {name} needs --a and --b, the groups it stands beside")
+        if name in patterns:
+            raise UserError(f"--beside {name}: a group of that name is there already")
+        patterns[name] = words
+    sides = {name: begun(expand(words)) for name, words in patterns.items()}
+    if sum(map(len, sides.values())) < 2 or not all(sides.values()):
         each = " in each group" if args.a else ": python tickets.py runs/A runs/B"
         raise UserError(f"{'a run is' if args.a else 'at least two runs are'} needed{each}")
-    members = [[open_ticket(path) for path in side] for side in sides]
-    tickets = list(chain(*members))
+    check_apart(sides)
+    members = {name: [open_ticket(path) for path in side] for name, side in sides.items()}
+    tickets = list(chain(*members.values()))
     check_alike(tickets)
     if args.a:
-        for side, letter in zip(members, "ab", strict=True):
-            check_group(side, letter)
-        check_groups(members[0][0], members[1][0])
+        check_members(members)
     labels = label_runs([ticket.config for ticket in tickets])
     for ticket, label in zip(tickets, labels, strict=True):
         ticket.label = label if label and labels.count(label) == 1 else str(ticket.path)
     if len(tickets) > 2:  # patterns come in the order of hashes
-        members = [sorted(side, key=lambda ticket: natural(ticket.label)) for side in members]
-    letters = {t.label: letter for side, letter in zip(members, "ab", strict=False) for t in side}
-    return list(chain(*members)), pd.Series(letters) if args.a else None
+        for side in members.values():
+            side.sort(key=lambda ticket: natural(ticket.label))
+    groups = {t.label: name for name, side in members.items() for t in side}
+    return list(chain(*members.values())), pd.Series(groups) if args.a else None
+
+
+def named(beside):
+    """[(name, RUN words)] of the --beside flags; UserError for a name without runs."""
+    for name, *words in beside:
+        if not words:
+            raise UserError(f"--beside {name}: a name and its runs are needed (--beside NAME RUN)")
+    return [(name, words) for name, *words in beside]
 
 
 def group_names(tickets, groups):
@@ -358,7 +490,10 @@ def compare(args):
         runs["order"] = [order_of(ticket.config) for ticket in tickets]
         tables["groups"] = overlap.groups_by_round(total, runs)
         print_groups(tables["groups"], names)
-        figures["groups"] = groups_figure(tables["groups"], f"tickets of {names[0]} and {names[1]}")
+        if args.beside:
+            tables["beside"] = beside_by_round(total, runs)
+            print_beside(tables["beside"], names)
+        figures["groups"] = groups_figure(tables["groups"], names, tables.get("beside"))
     counts = first_layer_counts(tickets, groups, names, last)
     if counts:
         figures["first_layer"] = first_layer_figure(counts, last, groups is not None)
@@ -366,6 +501,7 @@ def compare(args):
         device = pick_device(args.device, None)
         found = functions.compare_runs(chosen, rounds, args.data_dir, args.examples, device)
         tables["function"], figures["function"] = found, functions.function_figure(found)
+        tables["function-groups"] = print_functions(found)
     return tables, figures
 
 

@@ -5,6 +5,7 @@ are clean; a network is a round's trained weights under its mask.
 """
 
 import copy
+from collections import Counter
 
 import numpy as np
 import pandas as pd
@@ -17,6 +18,7 @@ from store.runfolder import RunFolder
 from utils import UserError, eval_examples, permutation
 
 BATCH = 1000
+STABLE = 2  # points of error: the declared bound of a barrier (Frankle et al. 2020, section 2)
 POINTS = 30  # of the path between two networks, as Frankle et al. 2020
 CKA_EXAMPLES = 1000
 NORM_EXAMPLES = 1000  # training images that batch-norm statistics are estimated on
@@ -137,7 +139,7 @@ def _percent(flags):
 def barrier(errors):
     """Highest error on a path minus the mean of its ends, percentage points.
 
-    Frankle et al. 2020, section 2; below 2 counts as stable.
+    Frankle et al. 2020, section 2; below STABLE counts as stable.
     """
     return max(errors) - (errors[0] + errors[-1]) / 2
 
@@ -178,17 +180,22 @@ def compare_networks(model, state_a, state_b, images, labels, norm_images=None, 
 # Pairs of runs ---------------------------------------------------------------------------------
 
 
-def choose_pairs(pairs, rounds, max_pairs):
-    """At most max_pairs of the pairs of Tickets, as many of each kind and theta_0 as of the others.
+OTHER = "other theta_0"  # the kind of pair that is the control
+KINDS = ("", "between", "within", OTHER)
 
-    pairs: a DataFrame of first, second, kind and theta0, None where it is not shared. Pairs that
-    share it come alone, if there are any: a path between networks of different theta_0 says nothing
-    of their masks. UserError unless they are of one data set and some keep trained weights.
+
+def choose_pairs(pairs, rounds, max_pairs):
+    """At most max_pairs of the pairs of Tickets for --function, with their `block` and `side`.
+
+    pairs: a DataFrame of first, second, kind, group, same_order and theta0, None where it is not
+    shared. Those that share it come with their `with_controls`; every theta_0 gets pairs of every
+    kind, and a line tells what is left out. UserError unless they are of one data set and some keep
+    trained weights.
     """
-    chosen = spread(pairs, max_pairs)
+    chosen = balanced(with_controls(pairs), max_pairs)
     if len(chosen) < len(pairs):
-        which = f"those that share theta_0, at most --max_pairs={max_pairs}"
-        print(f"note: --function compares {len(chosen)} of {len(pairs)} pairs: {which}")
+        print(f"note: --function compares {len(chosen)} of {len(pairs)} pairs (", end="")
+        print(f"--max_pairs={max_pairs}): {_told(chosen)}; not {_told(pairs.drop(chosen.index))}")
     configs = [ticket.config for ticket in [*chosen["first"], *chosen["second"]]]
     files = sorted({f"{config.dataset} {config.data_id}".strip() for config in configs})
     if len(files) > 1:
@@ -200,12 +207,64 @@ def choose_pairs(pairs, rounds, max_pairs):
     return chosen
 
 
-def spread(pairs, count):
-    """The first `count` pairs by turns of kind and theta_0, of those that share it, if any do."""
-    if pairs.theta0.notna().any():
-        pairs = pairs[pairs.theta0.notna()]
-    turns = pairs.groupby(["kind", "theta0"], dropna=False).cumcount()
-    return pairs.loc[turns.sort_values(kind="stable").index[:count]].sort_index()
+def _told(pairs):
+    """How many pairs there are of each kind, in words."""
+    kinds = pairs.kind.where(pairs.theta0.notna() | (pairs.kind == "beside"), OTHER)
+    kinds = kinds.replace("", "of one theta_0")
+    beside = (pairs.kind == "within") & ~pairs.group.isin(["a", "b"])
+    kinds = kinds.mask(beside, "beside").mask(
+        (kinds == "between") & pairs.same_order, "between in the same order"
+    )
+    return ", ".join(f"{count} {kind}" for kind, count in kinds.value_counts(sort=False).items())
+
+
+def with_controls(pairs):
+    """The pairs that share theta_0, and a control: pairs of one group whose theta_0s differ.
+
+    Networks of other theta_0s agree too, and a path between them may be flat, so a low barrier says
+    nothing without them. Each theta_0, the `block`, is paired with the next one, their kind is
+    OTHER; `side` tells group a's pairs from b's. Between the groups, pairs whose batches came in
+    one order are left out where others are left; the groups beside them are left out. Where no pair
+    shares theta_0 all are taken as they are.
+    """
+    control = (pairs.kind == "within") & ~pairs.group.isin(["a", "b"])
+    pairs = pairs[(pairs.kind != "beside") & ~control]
+    pairs = pairs.assign(block=pairs.theta0.fillna(""), side="")
+    if pairs.theta0.isna().all():
+        return pairs
+    pairs["side"] = pairs.group.where(pairs.kind == "within", "")
+    same, other = pairs[pairs.theta0.notna()], pairs[pairs.theta0.isna()]
+    for kind in ("between", "within"):
+        odd = (same.kind == kind) & same.same_order
+        if (odd != (same.kind == kind)).any():
+            same = same[~odd]
+    if (other.group != "").any():
+        other = other[other.group != ""]
+    blocks = list(dict.fromkeys([*same.theta0, *(t.theta0 for t in other["first"])]))
+    after = dict(zip(blocks, blocks[1:] + blocks[:1], strict=True))
+    owners, turns = [], Counter()
+    for pair in other.itertuples():
+        ends = pair.first.theta0, pair.second.theta0
+        owner = [t for t in ends if after[t] in ends and t in set(same.theta0)]
+        # of two theta_0s each is the next of the other
+        owners.append(owner[turns[pair.group] % len(owner)] if owner else None)
+        turns[pair.group] += 1
+    other = other.assign(block=owners, kind=OTHER)
+    return pd.concat([same, other[other.block.notna()]])
+
+
+def balanced(pairs, count):
+    """At most `count` of the pairs: by turns a whole set of every kind and side for each block.
+
+    A part of a set only where `count` is smaller than the first.
+    """
+    turn = pairs.groupby(["kind", "side", "block"]).cumcount()
+    block = pairs.block.map({name: at for at, name in enumerate(dict.fromkeys(pairs.block))})
+    keys = pd.DataFrame({"turn": turn, "block": block, "kind": pairs.kind.map(KINDS.index)})
+    order = keys.sort_values(["turn", "block", "kind"], kind="stable")
+    sizes = order.groupby(["turn", "block"]).size().cumsum()
+    whole = sizes[sizes <= count].max() if (sizes <= count).any() else count
+    return pairs.loc[order.index[:whole]]
 
 
 def kept_rounds(pair, rounds):
@@ -217,7 +276,7 @@ def kept_rounds(pair, rounds):
 def compare_runs(pairs, rounds, data_dir, examples, device):
     """function.csv, a DataFrame: compare_networks of every pair at every round both keep.
 
-    pairs: a DataFrame of Tickets first and second, and their kind.
+    pairs: a DataFrame of Tickets first and second, their kind, block and side.
     """
     dataset = load_data(pairs["first"].iloc[0].config, data_dir)
     chosen = eval_examples(len(dataset.test_labels), examples).numpy()
@@ -229,7 +288,7 @@ def compare_runs(pairs, rounds, data_dir, examples, device):
     for pair in pairs.itertuples():
         for number in kept_rounds(pair, rounds):
             row, states = {"a": pair.first.label, "b": pair.second.label}, []
-            row |= {"kind": pair.kind, "round": number}
+            row |= {"kind": pair.kind, "block": pair.block, "side": pair.side, "round": number}
             for side, ticket in zip("ab", (pair.first, pair.second), strict=True):
                 net, masks, _ = load_ticket(ticket.path, number, data_dir)
                 kept, total = pruning.counts(masks)
@@ -276,12 +335,19 @@ def function_figure(rows):
     for axis, name in zip(axes, PANELS.values(), strict=True):
         axis.set_title(name)
         remaining_axis(axis, rows.density)
-    axes[0].set_ylim(0, max(2.3, axes[0].get_ylim()[1]))
+    highest = axes[0].get_ylim()[1]
+    if highest > 5 * STABLE:  # the control's barriers would flatten the others
+        ticks = [0, 1, 2, 5, 10, 20, 50, 100]
+        axes[0].set_yscale("symlog", linthresh=STABLE)
+        axes[0].set_yticks(ticks, ticks)
+        axes[0].minorticks_off()
+    axes[0].set_ylim(0, max(2.3, highest))
     for axis, most in zip(axes[1:], (100, 1, 1), strict=True):
         low, high = axis.get_ylim()
         axis.set_ylim(top=min(high, most + 0.03 * (most - low)))
-    axes[0].axhline(2, color="gray", linestyle="--", linewidth=0.9)
+    axes[0].axhline(STABLE, color="gray", linestyle="--", linewidth=0.9)
     where = {"xycoords": ("axes fraction", "data"), "textcoords": "offset points"}
-    axes[0].annotate("stable below 2", (0.02, 2), xytext=(0, 2), fontsize="x-small", **where)
+    where |= {"xytext": (0, 2), "fontsize": "x-small"}
+    axes[0].annotate(f"stable below {STABLE}", (0.02, STABLE), **where)
     legend_below(figure, axes[2])
     return figure

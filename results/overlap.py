@@ -11,6 +11,7 @@ import numpy as np
 import pandas as pd
 
 from pruning import layer_name
+from results.margins import beyond_margins, residuals
 from results.stats import mean_and_interval
 
 # bins of the rank of |theta_0|, fewer where a layer has under ten weights a bin. With 100, masks of
@@ -44,18 +45,20 @@ def jaccard_chance(a, b, mean, variance):
 
 
 def strata(theta0):
-    """{name: (rank, bins)} of each weight by |theta_0| within its layer, from a dict of tensors.
+    """{name: (rank, bins, size)} of each weight by |theta_0| in its layer, from a dict of tensors.
 
-    Rank 0 is the largest, int32; bins are up to STRATA quantiles of the rank, uint16; both flat.
+    Rank 0 is the largest, int32; bins are up to STRATA quantiles of the rank, uint16; size is
+    |theta_0| with mean 0 and standard deviation 1, float32; all flat.
     """
     ranks = {}
     for name, weight in theta0.items():
-        order = np.argsort(-weight.detach().float().abs().reshape(-1).numpy(), kind="stable")
+        size = weight.detach().float().abs().reshape(-1).numpy()
+        order = np.argsort(-size, kind="stable")
         n, rank = len(order), np.empty(len(order), dtype=np.int32)
         rank[order] = np.arange(n, dtype=np.int32)
         bins = np.empty(n, dtype=np.uint16)
         bins[order] = np.arange(n) * min(STRATA, max(1, n // 10)) // n
-        ranks[name] = rank, bins
+        ranks[name] = rank, bins, (size - size.mean()) / max(size.std(), 1e-12)
     return ranks
 
 
@@ -69,19 +72,24 @@ class Layer:
     bins: np.ndarray | None = None  # weights kept in each stratum
     sizes: np.ndarray | None = None  # weights in each stratum
     positive: np.ndarray | None = None  # trained weight > 0
+    rest: np.ndarray | None = None  # mask - P(kept) given |theta_0|, pixel and unit
+    effects: int = 0  # fitted for that
 
 
 def examine(masks, ranks=None, weights=None):
     """{name: Layer} of masks, with theta_0's `strata` and trained weights if they are known."""
     layers = {}
     for name, mask in masks.items():
-        mask = np.asarray(mask, dtype=bool).reshape(-1)
+        whole = np.asarray(mask, dtype=bool)
+        mask = whole.reshape(-1)
         layer = layers[name] = Layer(mask, int(np.count_nonzero(mask)))
         if ranks is not None:
-            rank, bins = ranks[name]
+            rank, bins, size = ranks[name]
             layer.of_theta0 = int(np.count_nonzero(mask & (rank < layer.kept)))
             layer.sizes = np.bincount(bins)
             layer.bins = np.bincount(bins[mask], minlength=len(layer.sizes))
+            if whole.ndim > 1:
+                layer.rest, layer.effects = residuals(whole, bins, size)
         if weights is not None:
             layer.positive = np.asarray(weights[name] > 0).reshape(-1)
     return layers
@@ -102,15 +110,18 @@ def count_layers(layers_a, layers_b, share_theta0):
 def _count(a, b, share_theta0):
     common, n = a.mask & b.mask, len(a.mask)
     mean, variance = intersection_chance(n, a.kept, b.kept)
-    given = variance_given = same_sign = np.nan
+    given = variance_given = excess = variance_margins = same_sign = np.nan
     if share_theta0:
         given, variance_given = (x.sum() for x in intersection_chance(a.sizes, a.bins, b.bins))
+    if a.rest is not None and b.rest is not None:
+        excess, variance_margins = beyond_margins(a.rest, a.effects, b.rest, b.effects)
     if a.positive is not None and b.positive is not None:
         same_sign = int(np.count_nonzero(common & (a.positive == b.positive)))
     return {
         "weights": n, "kept_a": a.kept, "kept_b": b.kept, "kept_both": int(common.sum()),
         "expected": float(mean), "variance": float(variance),
         "given": float(given), "variance_given": float(variance_given),
+        "beyond_margins": excess, "variance_margins": variance_margins,
         "of_theta0_a": a.of_theta0, "of_theta0_b": b.of_theta0, "same_sign": same_sign,
     }  # fmt: skip
 
@@ -121,15 +132,18 @@ def similarities(counts):
     jaccard: |A and B| / |A or B| (Paganini & Forde 2020); overlap: |A and B| / min(|A|, |B|);
     hamming: share of equal entries. Chance is two masks of these densities drawn independently in
     each layer; "given_theta0" is the same within each stratum of |theta_0|, so what two masks have
-    in common beyond the initial magnitudes shows in z_given_theta0. z is that of the size of the
-    intersection, and thereby of all three similarities, which rise with it. theta0_jaccard_a: of
-    a's mask with that of its largest |theta_0| at the same densities. sign_agreement: share of the
-    weights alive in both whose trained signs agree. Nan where nothing can vary or is kept.
+    in common beyond the initial magnitudes shows in z_given_theta0; "given_margins" is given
+    |theta_0|, pixel and unit (results/margins.py), each mask by its own theta_0. z is that of the
+    size of the intersection, and thereby of all three similarities, which rise with it.
+    theta0_jaccard_a: of a's mask with that of its largest |theta_0| at the same densities.
+    sign_agreement: share of the weights alive in both whose trained signs agree. Nan where nothing
+    can vary or is kept.
     """
     n, a, b, both = counts.weights, counts.kept_a, counts.kept_b, counts.kept_both
     mean, given, own_a, own_b = (
         counts[name] for name in ("expected", "given", "of_theta0_a", "of_theta0_b")
     )
+    excess, margins = counts.beyond_margins, counts.variance_margins
     return counts.loc[:, :"kept_both"].assign(
         density_a=a / n,
         density_b=b / n,
@@ -142,6 +156,8 @@ def similarities(counts):
         z=_z(both - mean, counts.variance),
         jaccard_given_theta0=jaccard_chance(a, b, given, counts.variance_given),
         z_given_theta0=_z(both - given, counts.variance_given),
+        jaccard_given_margins=jaccard_chance(a, b, both - excess, margins),
+        z_given_margins=_z(excess, margins),
         theta0_jaccard_a=own_a / (2 * a - own_a),
         theta0_jaccard_b=own_b / (2 * b - own_b),
         sign_agreement=counts.same_sign / both,
@@ -224,21 +240,30 @@ def _within_minus_between(similarity, marks):
         return (same @ values) / same.sum(1) - (~same @ values) / (~same).sum(1)
 
 
+NULLS = ("z", "z_given_theta0", "z_given_margins")
+
+
+def with_mean_round(pairs):
+    """The pairs with rows of round "all": each pair's mean over the rounds after 0, if several."""
+    later = pairs[pairs["round"] > 0]
+    if later["round"].nunique() < 2:
+        return pairs.reset_index(drop=True)
+    mean = later.groupby(["a", "b"], sort=False).mean(numeric_only=True).reset_index()
+    return pd.concat([pairs, mean.assign(round="all")], ignore_index=True)
+
+
 def groups_by_round(pairs, runs):
     """groups.csv as a DataFrame: between-group overlap beside the ceiling, theta_0 and chance.
 
     pairs: the total rows of overlap.csv; runs: a row a run, its index the labels, with its `group`
-    "a" or "b", what `theta0` it has and its `order` seed. Pairs are formed among runs of one
-    theta_0, if the groups share any, else over all; means are taken within each theta_0 first,
-    intervals (half-widths, 95 %, Student's t) over them. Round "all" is the mean of the rounds
-    after 0.
+    (those of "a" and "b" count here), what `theta0` it has and its `order` seed. Pairs are formed
+    among runs of one theta_0, if the groups share any, else over all; means are taken within each
+    theta_0 first, intervals (half-widths, 95 %, Student's t) over them. z_min and z_max are of the
+    pairs between the groups. Round "all" is the mean of the rounds after 0.
     """
-    pairs, shared = _with_roles(pairs.reset_index(drop=True), runs)
-    later = pairs[pairs["round"] > 0]
-    if later["round"].nunique() > 1:
-        same = ["a", "b", "role", "block"]
-        mean = later.groupby(same, sort=False).mean(numeric_only=True).reset_index()
-        pairs = pd.concat([pairs, mean.assign(round="all")], ignore_index=True)
+    runs = runs[runs.group.isin(["a", "b"])]
+    pairs = pairs[pairs.a.isin(runs.index) & pairs.b.isin(runs.index)]
+    pairs, shared = _with_roles(with_mean_round(pairs), runs)
     order = runs["order"].to_numpy()
     testable = shared & (order[:, None] != order)
     rows = []
@@ -255,6 +280,8 @@ def groups_by_round(pairs, runs):
             values = values.dropna()
             mean_half = mean_and_interval(values) if len(values) else (np.nan, np.nan)
             row[name], row[f"{name}_interval"] = map(float, mean_half)
+        spread = mine.loc[mine.role == "between", [*NULLS]].agg(["min", "max"])
+        row |= {f"{name}_{end}": spread.loc[end, name] for name in NULLS for end in spread.index}
         similarity = np.where(testable, square(mine, runs.index, "jaccard"), np.nan)
         test = permutation_test(similarity, runs.group, runs.theta0)
         rows.append(row | {name: test[name] for name in ("p", "relabelings", "smallest_p")})
@@ -294,6 +321,7 @@ def _means(pairs, runs, shared):
         "between": between,
         "within": within,
         "theta0": mean("between", "jaccard_given_theta0"),
+        "margins": mean("between", "jaccard_given_margins"),
         "chance": mean("between", "jaccard_chance"),
         # between groups of different theta_0s it would be theta_0's doing
         "difference": (within - between) if shared else between * np.nan,

@@ -83,23 +83,35 @@ def first_layer_figure(counts, number, difference):
 
 CURVES = {  # column of groups.csv: its name and how it is drawn
     "within": ("ceiling: same data and theta_0, other order", "-"),
-    "between": ("between groups", "-"),
+    "between": ("{b} with {a}", "-"),
+    "margins": ("independent given |theta_0|, pixel and unit", "--"),
     "theta0": ("independent given |theta_0|", "--"),
     "chance": ("chance", ":"),
 }
 
 
-def groups_figure(rows, title):
-    """Between-group overlap, its ceiling, theta_0's share and chance against density.
+def groups_figure(rows, names, beside=None):
+    """Overlap of groups a and b, its ceiling, the controls' and the nulls' against density.
 
-    With 95 % bands over theta_0s.
+    rows: groups.csv; names: of a and b; beside: beside.csv. With 95 % bands over theta_0s.
     """
-    rows = rows[rows["round"] != "all"]
-    x, lines = 50 * (rows.density_a + rows.density_b), []
-    for (name, (label, style)), colour in zip(CURVES.items(), palette(4), strict=True):
-        columns = {"density_percent": x, "mean": rows[name], "interval": rows[f"{name}_interval"]}
-        lines.append(Line(pd.DataFrame(columns), colour, style, label))
-    figure, (axis,) = new_figure(title)
+    a, b = names
+    curves = [
+        (label.format(a=a, b=b), style, rows, 50 * (rows.density_a + rows.density_b), column)
+        for column, (label, style) in CURVES.items()
+    ]
+    if beside is not None:
+        controls = [
+            (f"{name} with {a}", "-.", mine, 100 * mine.density, "jaccard")
+            for name, mine in beside.groupby("name", sort=False)
+        ]
+        curves[2:2] = controls
+    lines = []
+    for (label, style, table, x, column), colour in zip(curves, palette(len(curves)), strict=True):
+        columns = {"density_percent": x, "mean": table[column]}
+        numbers = pd.DataFrame(columns | {"interval": table[f"{column}_interval"]})
+        lines.append(Line(numbers[table["round"] != "all"], colour, style, label))
+    figure, (axis,) = new_figure(f"tickets of {a} and {b}")
     draw_panel(axis, lines, ylabel="Jaccard index of the masks")
     axis.set_ylim(-0.02, 1.02)
     legend_below(figure, axis)
