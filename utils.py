@@ -230,6 +230,14 @@ def permutation(n, seed, *name):
     return torch.randperm(n, generator=generator(seed, *name))
 
 
+def mix_order(count, seed, part):
+    """The order in which the `count` images of a run's part ("train", "val") are attacked.
+
+    It hangs on the seed alone, so what is attacked at 25 % is also attacked at 50 %.
+    """
+    return permutation(count, seed, "mix", part)
+
+
 def shuffled(count, seeds, device):
     """A random order of range(count) for each seed (63 bits), (R, count) int64.
 

@@ -16,7 +16,7 @@ from attacked.levels import from_levels, to_float
 from attacks import PARAMETERS
 from engine.cohort import Data
 from store.files import write_json
-from utils import permutation
+from utils import mix_order
 
 # beside the attack's parameters, what tells one run's attacked set from another's
 KEY = ("attack", "attack_mode", "norm", "surrogate", "surrogate_epochs", "attack_seed")
@@ -72,7 +72,7 @@ def build_images(configs, dataset, device, say=print):
     sets, pools, size = {}, [clean], len(clean)
     for config in configs:
         key = attack_key(config)
-        if config.attack is None or config.attack_mode == "online" or key in sets:
+        if config.attack is None or config.adversarial or key in sets:
             continue
         same = [
             parts for parts, other in zip(picked, configs, strict=True) if attack_key(other) == key
@@ -124,7 +124,7 @@ def attack_key(config):
 
 def chosen(config, part, name):
     """The positions of `part` that are attacked beforehand in this run."""
-    ratio = config.mix_ratio if config.attack_mode == "static" else 0
+    ratio = 0 if config.adversarial else config.mix_ratio
     return mixed(part, ratio, config.seed, name)
 
 
@@ -133,7 +133,7 @@ def mixed(part, mix_ratio, seed, name):
 
     The order depends on the seed alone, so what is attacked at 25 % is also attacked at 50 %.
     """
-    order = permutation(len(part), seed, "mix", name).numpy()
+    order = mix_order(len(part), seed, name).numpy()
     return part[order[: round(mix_ratio * len(part))]]
 
 

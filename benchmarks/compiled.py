@@ -29,6 +29,7 @@ import archs
 import engine.net as net_module
 import train
 from engine import compiled
+from engine.adversarial import against
 from engine.cohort import Data
 from engine.compiled_step import CompiledStepper
 from engine.step import Stepper
@@ -185,8 +186,7 @@ def pair(bench):
 def epoch_seconds(bench, net, pool, steps=120, flags=None):
     """Seconds an epoch of 55,000 images takes by some steps of a cohort."""
     kind, flags = CompiledStepper if net.nets else Stepper, flags or config()
-    change = train.OnlineAttack(net, flags) if flags.attack_mode == "online" else None
-    stepper = kind(net, pool, [flags], change)
+    stepper = kind(net, pool, [flags], **against(net, flags))
     stepper.start(0, 0)
     steps = min(steps, stepper.steps // 4)
     stepper.advance(steps // 4)

@@ -48,6 +48,11 @@ class Data:
         return take
 
 
+def mean_cross_entropy(net, images, labels):
+    """The loss of one run's batch."""
+    return F.cross_entropy(net(images), labels)
+
+
 class Cohort:
     """R networks of one architecture with their masks.
 
@@ -136,21 +141,24 @@ class Cohort:
         parts = zip(self.nets, *batches, strict=True)
         return torch.stack([compute(net, *part) for net, *part in parts])
 
-    def losses(self, images, labels):
-        """Mean cross-entropy of each run, (R,), or a scalar when R = 1, in self.precision; images
-        and labels as for `logits`.
+    def losses(self, *batch, loss=mean_cross_entropy):
+        """loss(net, *batch) of each run, (R,), or a scalar when R = 1, in self.precision.
+
+        batch: images and labels as for `logits`, and what else the loss takes; net: a function from
+        images to logits.
         """
 
-        def one(params, buffers, x, y):
-            return F.cross_entropy(functional_call(self.model, (params, buffers), (x,)), y)
+        def one(params, buffers, *batch):
+            def net(x):
+                return functional_call(self.model, (params, buffers), (x,))
 
-        low = self.precision == "bf16"
-        with (
-            torch.autocast(images.device.type, torch.bfloat16) if low else contextlib.nullcontext()
-        ):
+            return loss(net, *batch)
+
+        low, where = self.precision == "bf16", batch[0].device.type
+        with torch.autocast(where, torch.bfloat16) if low else contextlib.nullcontext():
             if self.size == 1:
-                return F.cross_entropy(self.model(images), labels)
-            return torch.vmap(one)(self.params, self.buffers, images, labels)
+                return loss(self.model, *batch)
+            return torch.vmap(one)(self.params, self.buffers, *batch)
 
     def select(self, index):
         """An index (R, B) as this cohort takes it: (B,) when R = 1."""

@@ -34,6 +34,8 @@ def kernels_for(config, model, device, say):
         why = "it is of CPUs, and this trains on a GPU"
     elif config.precision == "bf16":
         why = "it computes in fp32, and --precision=bf16 was asked for"
+    elif config.attack_mode == "trades":
+        why = "it has no loss but the cross-entropy, and --attack_mode=trades was asked for"
     elif layers_of(model) is None:
         why = f"{config.arch_type} is not made of linear layers with ReLU between them alone"
     if why and config.step == "compiled":

@@ -97,11 +97,12 @@ class Place:
         self.pending = torch.cat([self.pending, losses])
         for iteration, loss, accuracy in self.checks:
             count = iteration - self.counted
-            trained = self.pending[:count].mean(0)
+            # run by run: a mean over several may add in another order
+            trained = [losses.mean().item() for losses in self.pending[:count].T.contiguous()]
             self.pending, self.counted = self.pending[count:], iteration
             for run, table in enumerate(self.rows):
                 row = {"epoch": epoch + 1, "iteration": iteration}
-                row |= {"train_loss": trained[run].item(), "val_loss": loss[run].item()}
+                row |= {"train_loss": trained[run], "val_loss": loss[run].item()}
                 table.append(row | {"val_accuracy": accuracy[run].item()})
 
     def partials(self, cohort, stepper, round_number, epoch, step):

@@ -94,11 +94,14 @@ class Epochs:
 
 
 class Stepper(Epochs):
-    """Steps by torch, on a GPU as a CUDA graph: the step finds its own place in the epoch."""
+    """Steps by torch, on a GPU as a CUDA graph: the step finds its own place in the epoch.
 
-    def __init__(self, cohort, data, configs, change=None):
+    objective(images, labels) -> (R,) losses to be minimised, if not their cross-entropy.
+    """
+
+    def __init__(self, cohort, data, configs, change=None, objective=None):
         super().__init__(cohort, data, configs, change)
-        device = data.images.device
+        device, self.objective = data.images.device, objective
         # of the step within its epoch, where the step itself can read it
         self.number = torch.zeros(1, dtype=torch.long, device=device)
         self.range = torch.arange(self.config.batch_size + 1, device=device)
@@ -132,18 +135,17 @@ class Stepper(Epochs):
         size = size or self.config.batch_size
         places = self.number * self.config.batch_size + self.range[:size]
         images, labels = self.batch(places)
-        losses = train_step(
-            self.cohort, images, labels, self.optimizer, self.rates.index_select(0, self.number)[0]
-        )
+        rates = self.rates.index_select(0, self.number)[0]
+        losses = train_step(self.cohort, images, labels, self.optimizer, rates, self.objective)
         self.losses.index_copy_(0, self.number, losses.view(1, -1))
         self.number += 1
 
 
-def train_step(cohort, images, labels, optimizer, rates):
+def train_step(cohort, images, labels, optimizer, rates, objective=None):
     """One update of every run, at the learning rates (groups,); returns the losses (R,) before it,
-    on the device.
+    on the device. objective: as a Stepper's.
     """
-    losses = cohort.losses(images, labels)
+    losses = (objective or cohort.losses)(images, labels)
     # the runs share no weight, so the gradient of the sum is each run's own
     gradients = torch.autograd.grad(
         losses.sum() if cohort.size > 1 else losses, list(cohort.params.values())

@@ -373,6 +373,10 @@ def test_where_it_cannot_be_torch_trains_and_a_line_says_why(tmp_path, small_ima
     assert told.out.count("--step=compiled cannot be (conv2 is not made of linear layers") == 1
     assert go(tmp_path / "bf16", *flags, *where, "--precision=bf16") == 0
     assert "--step=compiled cannot be (it computes in fp32" in capsys.readouterr().out
+    trades = ["--attack=pgd", "--attack_mode=trades", "--attack_steps=1"]
+    assert go(tmp_path / "trades", *flags, *where, *trades) == 0
+    assert step_of(only(tmp_path / "trades")) == "torch"
+    assert "--step=compiled cannot be (it has no loss but" in capsys.readouterr().out
 
 
 def test_without_numba_all_works_with_a_note(tmp_path, capsys, monkeypatch):

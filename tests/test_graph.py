@@ -116,6 +116,9 @@ CASES = {
     "bf16": {"precision": "bf16"},
     "online": ONLINE,
     "random": ONLINE | {"attack": "pgd", "attack_step_size": 0.05, "restarts": 2},
+    "trades": ONLINE
+    | {"attack_mode": "trades", "attack": "pgd", "attack_step_size": 0.05}
+    | {"restarts": 1},
     "schedule": {"warmup_steps": 5, "lr_drops": "1", "valid_steps": 1},
 }
 

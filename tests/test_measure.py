@@ -76,7 +76,10 @@ def test_the_fastest_size_is_taken_and_of_equals_the_smallest(
     online = ("--attack=fgsm", "--attack_mode=online")
     assert sizes(make_config, own_cache, *online) == [1] * 10
     assert sizes(make_config, own_cache, *online, "--mix_ratio=0.5") == [1] * 10
-    assert len(asked) == 4
+    pgd = ("--attack=pgd", "--order_seed=0")  # its runs share the random starts' order
+    assert sizes(make_config, own_cache, *pgd, "--attack_mode=online") == [1] * 10
+    assert sizes(make_config, own_cache, *pgd, "--attack_mode=trades") == [1] * 10
+    assert len(asked) == 6
     for path in (tmp_path / "own" / "cohorts").glob("*/seconds.json"):
         path.write_text("{}")
     asked = measured({"1": 1.0, "16": 0.1})
@@ -132,9 +135,10 @@ def test_sizes_end_where_memory_does_or_it_only_gets_slower(make_config, monkeyp
         measure.seconds_by_size(config, CPU)
 
 
+@pytest.mark.parametrize("mode", ["online", "trades"])
 @pytest.mark.parametrize("runs", [1, 4])
-def test_what_is_timed_is_training_steps(make_config, runs):
-    config = make_config(*SMALL, "--attack=pgd", "--attack_mode=online", "--attack_steps=1")
+def test_what_is_timed_is_training_steps(make_config, runs, mode):
+    config = make_config(*SMALL, "--attack=pgd", f"--attack_mode={mode}", "--attack_steps=1")
     model = measure.archs.build("fc1", (1, 28, 28), 10, ([0.5], [0.3]))
     stepper = measure.random_stepper(config, model, runs, (1, 28, 28), 10, CPU)
     before = stepper.cohort.state()

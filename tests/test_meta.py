@@ -19,6 +19,7 @@ import attacks
 import pruning
 import train
 from attacks import ATTACKS, AttackSettings
+from engine.adversarial import Validation, against
 from engine.cohort import Cohort
 from engine.step import Stepper
 from helpers import CONFIG, CPU, half_masks, make_data, ordered, small_net, states
@@ -98,21 +99,25 @@ def there(device, monkeypatch):
 
 
 def stepper_on_cpu(configs, make=small_net, density=1, shape=(1, 8, 8)):
-    """A Stepper of a network a configuration, made where its setting up may ask for values."""
+    """A Stepper of a network a configuration and its Validation, if it trains against attacks, made
+    where setting up may ask for values.
+    """
     runs = len(configs)
     with unset_fake_temporarily():
         masks = half_masks(runs, density) if density < 1 else [pruning.ones(make())] * runs
         cohort = Cohort(make(), states(runs, make), masks, CPU)
-        return Stepper(cohort, make_data(runs, shape=shape), configs)
+        data = make_data(runs, shape=shape)
+        stepper = Stepper(cohort, data, configs, **against(cohort, configs[0]))
+        return stepper, Validation(cohort, data, configs) if configs[0].adversarial else None
 
 
-def train_and_validate(stepper, device):
+def train_and_validate(stepper, attacked, device):
     """A full step, a short one and a validation."""
     with OneDevice(device) as watch:
         stepper.cohort.model.train()
         stepper.step()
         stepper.step(7)
-        loss, accuracy = train.validate(stepper.cohort, stepper.data, stepper.change)
+        loss, accuracy = train.validate(stepper.cohort, stepper.data, attacked)
     assert watch.kernels > 50
     assert loss.shape == accuracy.shape == (stepper.cohort.size,)
     assert {tensor.device.type for tensor in stepper.written()} == {device}
@@ -126,6 +131,8 @@ CASES = {
     "fgsm": {"attack": "fgsm"},
     "pgd": {"attack": "pgd", "attack_steps": 2, "attack_step_size": 0.05, "restarts": 2},
     "ddn": {"attack": "ddn", "norm": "l2", "attack_steps": 2},
+    "trades": {"attack_mode": "trades", "attack": "pgd", "attack_steps": 2, "restarts": 1}
+    | {"attack_step_size": 0.05},
 }
 
 
@@ -141,10 +148,7 @@ def test_a_step_and_a_validation_neither_wait_nor_leave_the_device(
     configs = ordered(CONFIG.replace(**settings), *range(runs))
     if case == "rates":  # each run its own
         configs = [config.replace(lr=0.1 / (run + 1)) for run, config in enumerate(configs)]
-    stepper = there(stepper_on_cpu(configs, density=density))
-    if online:
-        stepper.change = train.OnlineAttack(stepper.cohort, configs[0])
-    train_and_validate(stepper, device)
+    train_and_validate(*there(stepper_on_cpu(configs, density=density)), device)
 
 
 LARGE = ("alexnet", "vgg16", "resnet18", "densenet121")
@@ -163,7 +167,7 @@ def test_every_network_steps_and_validates_on_the_device(arch, runs, device, the
         def make():
             return archs.build(arch, shape, 10, ([0.5] * shape[0], [0.3] * shape[0]))
 
-    train_and_validate(there(stepper_on_cpu([CONFIG] * runs, make, shape=shape)), device)
+    train_and_validate(*there(stepper_on_cpu([CONFIG] * runs, make, shape=shape)), device)
 
 
 @pytest.mark.parametrize("runs", [1, 2])
@@ -174,7 +178,7 @@ def test_an_attack_neither_waits_nor_leaves_the_device(
     attack, norm, runs, device, there, monkeypatch
 ):
     """But where cw and deepfool ask which images are still open, to leave out the others."""
-    cohort = there(stepper_on_cpu([CONFIG] * runs)).cohort
+    cohort = there(stepper_on_cpu([CONFIG] * runs))[0].cohort
     cohort.model.eval()
     entry, asked = ATTACKS[attack][norm], []
 

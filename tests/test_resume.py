@@ -61,6 +61,15 @@ CASES = {
         "--attack_steps=2",
         "--epsilon=0.1",
     ],
+    "trades": [
+        "--attack=pgd",
+        "--attack_mode=trades",
+        "--mix_ratio=0.5",
+        "--attack_steps=2",
+        "--epsilon=0.1",
+        "--valid_steps=7",
+        "--end_iter=2",
+    ],
 }
 
 
@@ -107,6 +116,10 @@ class StopAfter:
         self.left = 0
 
 
+TRADES = {"attack": "pgd", "attack_mode": "trades", "norm": "linf", "restarts": 1}
+TRADES |= {"mix_ratio": 0.5, "epsilon": 0.1, "attack_steps": 2, "attack_step_size": 0.05}
+
+
 def dropout_net():
     return nn.Sequential(nn.Flatten(), nn.Linear(64, 16), nn.Dropout(), nn.Linear(16, 3))
 
@@ -116,12 +129,14 @@ def dropout_net():
     [(small_net, 1), (small_net, 2), (dropout_net, 1)],
     ids=["batch-norm", "two", "dropout"],
 )
+@pytest.mark.parametrize("mode", ["static", "trades"])
 @pytest.mark.parametrize("steps", range(0, 8))
-def test_a_fit_stopped_at_any_step_goes_on_bit_for_bit(make, runs, steps):
+def test_a_fit_stopped_at_any_step_goes_on_bit_for_bit(make, runs, mode, steps):
     def cohort():
         return Cohort(make(), states(runs, make), [pruning.ones(make())] * runs, CPU)
 
-    configs, data = ordered(CONFIG.replace(end_iter=3), *range(runs)), make_data(runs)
+    flags = TRADES if mode == "trades" else {}
+    configs, data = ordered(CONFIG.replace(end_iter=3, **flags), *range(runs)), make_data(runs)
     whole = cohort()
     expected = train.fit(whole, data, configs, 0)
     keeper = StopAfter(steps)

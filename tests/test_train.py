@@ -2,6 +2,7 @@
 on the test set.
 """
 
+import dataclasses
 from functools import partial
 
 import pytest
@@ -10,11 +11,13 @@ import torch.nn.functional as F
 from torch import nn
 
 import archs
+import attacks
 import engine.optimizer
 import engine.step as step
 import pruning
 import train
 from config import attack_settings
+from engine.adversarial import OnlineAttack, Validation
 from engine.cohort import Cohort, Data
 from engine.optimizer import Optimizer
 from helpers import (
@@ -29,7 +32,7 @@ from helpers import (
     states,
     whitebox,
 )
-from utils import shuffled, stream
+from utils import mix_order, shuffled, stream
 
 
 @pytest.mark.parametrize("optimizer", ["adam", "sgd"])
@@ -241,7 +244,7 @@ def test_online_mode_attacks_the_present_net():
     cohort.model.train()
     images, labels = torch.rand(10, 1, 8, 8), torch.randint(0, 3, (10,))
     buffers = {name: value.clone() for name, value in cohort.buffers.items()}
-    first = train.OnlineAttack(cohort, online())(images, labels)
+    first = OnlineAttack(cohort, online())(images, labels)
     assert cohort.model.training and all(
         torch.equal(value, buffers[name]) for name, value in cohort.buffers.items()
     )
@@ -249,7 +252,7 @@ def test_online_mode_attacks_the_present_net():
     with torch.no_grad():
         for value in cohort.params.values():
             value.mul_(-1)
-    second = train.OnlineAttack(cohort, online())(images, labels)
+    second = OnlineAttack(cohort, online())(images, labels)
     assert (second[:5] != first[:5]).float().mean() > 0.2
     cohort.model.eval()
     x = images[:5].clone().requires_grad_()
@@ -280,16 +283,68 @@ def test_online_training_makes_the_net_robust():
     assert found[1] > found[0] + 10, found
 
 
-def test_an_online_cohort_equals_its_runs():
+# where random starts are drawn, the runs of a cohort share their order (study.cohorts)
+ADVERSARIAL = {
+    "online": ({}, (0, 1)),
+    "pgd": ({"attack": "pgd", "restarts": 1, "attack_steps": 2, "attack_step_size": 0.1}, (0, 0)),
+    "trades": ({"attack": "pgd", "restarts": 1, "attack_steps": 2, "attack_step_size": 0.1}
+               | {"attack_mode": "trades"}, (0, 0)),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("case", ADVERSARIAL)
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+def test_an_adversarial_cohort_equals_its_runs(case, precision):
     data, begin, masks = make_data(2), states(2), half_masks(2)
-    config = online().replace(optimizer="sgd")
-    cohort = Cohort(small_net(), begin, masks, CPU)
-    train.fit(cohort, data, ordered(config, 0, 1), 0)
+    flags, orders = ADVERSARIAL[case]
+    config = online().replace(optimizer="sgd", **flags)
+    configs = [one.replace(seed=run) for run, one in enumerate(ordered(config, *orders))]
+    cohort = Cohort(small_net(), begin, masks, CPU, precision)
+    fit = train.fit(cohort, data, configs, 0)
+    near = 1e-4 if precision == "fp32" else 1e-2
     for run in range(2):
-        alone = Cohort(small_net(), [begin[run]], [masks[run]], CPU)
-        train.fit(alone, of_run(data, run), ordered(config, run), 0)
+        alone = Cohort(small_net(), [begin[run]], [masks[run]], CPU, precision)
+        one = train.fit(alone, of_run(data, run), configs[run : run + 1], 0)
         for name, value in alone.state().items():
-            assert torch.allclose(value.float(), cohort.state()[name][run].float(), atol=1e-4), name
+            other = cohort.state()[name][run].float()
+            assert torch.allclose(value.float(), other, atol=near), name
+        for a, b in zip(one.rows[0], fit.rows[run], strict=True):
+            assert a["val_loss"] == pytest.approx(b["val_loss"], abs=10 * near)
+            assert a["train_loss"] == pytest.approx(b["train_loss"], abs=10 * near)
+
+
+def test_what_validation_attacks_hangs_on_the_image_and_not_on_the_batch(monkeypatch):
+    """Defect: the first share of each evaluation batch was attacked, which a cohort's size cuts."""
+    data, config = make_data(2), online(mix_ratio=0.4).replace(**ADVERSARIAL["pgd"][0])
+    configs = [config, config.replace(seed=1)]
+    together = Cohort(small_net(), states(2), half_masks(2), CPU)
+    alone = Cohort(small_net(), states(2)[1:], half_masks(2)[1:], CPU)
+    entry, batches, found = attacks.ATTACKS["pgd"]["linf"], [], []
+
+    def noted(predict, images, labels, settings, starts):
+        batches.append(torch.stack([images, starts(0).expand(images.shape)]))
+        return entry.make(predict, images, labels, settings, starts)
+
+    monkeypatch.setitem(attacks.ATTACKS["pgd"], "linf", dataclasses.replace(entry, make=noted))
+    for cohort, size in ((together, 30), (together, 7), (alone, 30), (alone, 4)):
+        monkeypatch.setattr(train, "EVAL_BATCH", size)
+        own, these = (data, configs) if cohort is together else (of_run(data, 1), configs[1:])
+        torch.rand(3)  # what was drawn before does not count
+        random = torch.get_rng_state()
+        attacked = Validation(cohort, own, these)
+        figures = train.validate(cohort, own, attacked)
+        assert torch.equal(random, torch.get_rng_state())
+        # of the second run: what was attacked from where, the images (12, C, H, W) and the figures
+        seen = torch.cat(batches, -4)
+        found.append((seen if cohort is alone else seen[:, 1], [part[-1] for part in figures]))
+        batches.clear()
+    for seen, (loss, accuracy) in found:
+        assert seen.shape[1] == 12 and torch.equal(seen, found[0][0])
+        assert accuracy == found[0][1][1] and torch.isclose(loss, found[0][1][0], rtol=1e-5)
+    # the images are those that a set made beforehand has attacked
+    index = data.val_index[1, mix_order(30, 1, "val")[:12]]
+    starts = torch.from_numpy(attacks.start_draws(0, "train", index, (1, 8, 8)))
+    assert torch.equal(found[0][0], torch.stack([data.images[index], starts]))
 
 
 def test_bf16_trains_nearly_as_fp32_and_keeps_its_weights_in_fp32():
