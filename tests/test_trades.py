@@ -153,6 +153,7 @@ def test_one_image_in_a_batch_may_have_the_second_term():
     assert torch.isfinite(Trades(cohort, TRADES.replace(mix_ratio=0.05))(images, labels))
 
 
+@pytest.mark.slow
 def test_a_net_trained_by_it_is_robuster_under_pgd(tmp_path):
     flags = ["--prune_iterations=2", "--prune_percent=50", "--end_iter=6", "--lr=0.003"]
     flags += ["--eval_attacks=pgd", "--eval_examples=150", "--epsilon=0.15", "--attack=pgd"]
