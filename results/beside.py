@@ -54,7 +54,7 @@ def _with_partners(pairs, runs):
 def _compared(pairs, name):
     """One control's overlap with a, and its difference to b's, at one round."""
     keys = ["partner", "inside", "same_order"]
-    means = pairs.groupby([*keys, "theta0"], sort=False).jaccard.mean()
+    means = pairs.groupby([*keys, "theta0"]).jaccard.mean()
     nothing = means[:0].droplevel(keys)
 
     def overlap(partner, same, inside=False):

@@ -240,7 +240,8 @@ def with_controls(pairs):
             same = same[~odd]
     if (other.group != "").any():
         other = other[other.group != ""]
-    blocks = list(dict.fromkeys([*same.theta0, *(t.theta0 for t in other["first"])]))
+    others = (ticket.theta0 for ticket in [*other["first"], *other["second"]])
+    blocks = list(dict.fromkeys([*same.theta0, *others]))
     after = dict(zip(blocks, blocks[1:] + blocks[:1], strict=True))
     owners, turns = [], Counter()
     for pair in other.itertuples():

@@ -5,17 +5,20 @@ trained runs.
 import copy
 import shutil
 from collections import OrderedDict
+from itertools import combinations
 
 import matplotlib.image
 import numpy as np
 import pandas as pd
 import pytest
 import torch
+from scipy import stats
 from torch import nn
 
 import tickets
 from helpers import go
 from results import functions
+from results.function_groups import function_groups, told
 from store.files import load_tensors, read_csv, save_tensors, write_json
 from store.saved import saved_config
 
@@ -169,22 +172,122 @@ def test_batch_norm_statistics_are_those_of_the_images():
     assert norm.momentum == 0.1 and not any(module.training for module in model.modules())
 
 
-def test_pairs_are_spread_over_kinds_and_theta0s():
-    columns = ["kind", "theta0"]
-    rows = [(kind, name) for kind in ("within", "between") for name in "xy" for _ in range(3)]
-    chosen = functions.spread(pd.DataFrame([*rows, ("between", None)], columns=columns), 5)
-    kinds = [("within", "x"), ("within", "x"), ("within", "y"), ("between", "x"), ("between", "y")]
-    assert chosen.to_numpy().tolist() == [list(kind) for kind in kinds]
-    assert len(functions.spread(pd.DataFrame([("", None)], columns=columns), 10)) == 1
+class Fake:
+    """A Ticket's theta_0, all that the choice of pairs asks for."""
+
+    def __init__(self, theta0):
+        self.theta0 = theta0
+
+    def __repr__(self):
+        return self.theta0
+
+
+def pairs_of(theta0s, groups="ab", orders=2):
+    """tickets.py's pairs of runs of every group, theta_0 and order."""
+    runs = [(g, t, o) for g in groups for t in theta0s for o in range(orders)]
+    rows = []
+    for (g, t, o), (h, u, p) in combinations(runs, 2):
+        kind = "within" if g == h else "between" if {g, h} == {"a", "b"} else "beside"
+        shared, group = t if t == u else None, g if g == h else ""
+        rows.append((Fake(t), Fake(u), kind, shared, group, o == p))
+    columns = ["first", "second", "kind", "theta0", "group", "same_order"]
+    return pd.DataFrame(rows, columns=columns)
+
+
+@pytest.mark.parametrize("count", [4, 5, 10, 16, 1000])
+@pytest.mark.parametrize("theta0s", ["xy", "xyz", "vwxyz"])
+def test_every_theta0_gets_pairs_of_every_kind(theta0s, count):
+    pairs = functions.with_controls(pairs_of(theta0s, groups="abn"))
+    assert not ((pairs.kind == "between") & pairs.same_order).any()
+    chosen = functions.balanced(pairs, count)
+    assert len(chosen) <= count and chosen.index.is_unique
+    sets = chosen.groupby("block")[["kind", "side"]].apply(lambda x: set(map(tuple, x.to_numpy())))
+    other = functions.OTHER
+    whole = {("between", ""), *((kind, side) for kind in ("within", other) for side in "ab")}
+    assert len(sets) == min(len(theta0s), max(1, count // 5))
+    assert all(kinds == whole for kinds in sets) if count > 4 else len(chosen) == 4
+    # a control is of one group and of a theta_0 with the next
+    for pair in chosen[chosen.kind == other].itertuples():
+        assert pair.first.theta0 != pair.second.theta0 and pair.group == pair.side
+        assert pair.block in (pair.first.theta0, pair.second.theta0)
+
+
+def test_pairs_without_groups_or_without_a_common_theta0():
+    plain = pairs_of("xy", groups="a").assign(kind="", group="arm")
+    chosen = functions.balanced(functions.with_controls(plain), 4)
+    assert sorted(chosen.kind) == ["", "", functions.OTHER, functions.OTHER]
+    assert sorted(chosen.block) == ["x", "x", "y", "y"]
+    alone = functions.with_controls(pairs_of("xy", groups="a", orders=1))
+    assert alone.kind.tolist() == ["within"] and alone.block.tolist() == [""]
+
+
+def function_rows(values, barrier):
+    """function.csv of a round, from {kind: agreement of each theta_0} and {kind: barrier of each}.
+
+    b's pairs within agree by 1 point more than a's, which are twice as many.
+    """
+    rows = []
+    for kind, agreements in values.items():
+        sides = [("", 0)] if kind in ("", "between") else [("a", -0.5), ("a", -0.5), ("b", 0.5)]
+        for block, agreement in enumerate(agreements):
+            for side, shift in sides:
+                row = {"round": 3, "kind": kind, "block": str(block), "side": side}
+                row |= {"agreement": agreement + shift, "barrier": barrier[kind][block]}
+                rows.append(row | {"error_overlap": 0.5, "cka": np.nan})
+    return pd.DataFrame(rows)
+
+
+BETWEEN, WITHIN = [97.0, 97.2, 96.9], [98.0, 98.3, 97.8]
+
+
+def test_agreement_between_groups_is_tested_against_that_within_them():
+    values = {"between": BETWEEN, "within": WITHIN}
+    barrier = {kind: [1.0, 1.1, 1.0] for kind in values}
+    table = function_groups(function_rows(values, barrier)).set_index("measure")
+    row, test = table.loc["agreement"], stats.ttest_rel(BETWEEN, WITHIN)
+    low, high = test.confidence_interval()
+    assert (row["kind"], row.control, row.theta0s) == ("between", "within", 3)
+    assert row.difference == pytest.approx(np.mean(BETWEEN) - np.mean(WITHIN))
+    assert row.control_mean == pytest.approx(np.mean(WITHIN))
+    assert row.difference_interval == pytest.approx((high - low) / 2)
+    # corrected with the one other measure that can vary: none here
+    assert row.p == row.holm_p == pytest.approx(test.pvalue) and row.verdict == "below"
+    assert table.verdict["error_overlap"] == "ties" and table.theta0s["cka"] == 0
+    assert table.one_basin.isna().all()
+    (line,) = told(table.reset_index())
+    assert "agreement (%) lower (−1.00 ± " in line and "CKA no verdict" in line
+
+
+@pytest.mark.parametrize(
+    ("barrier", "control", "says"),
+    [
+        ([0.3, 0.4, 0.5], [20.0, 25.0, 22.0], "lie in one basin: barrier 0.40 ± 0.25 points"),
+        # a flat path that is no flatter than between any two networks says nothing
+        ([0.3, 0.4, 0.5], [0.5, 0.3, 0.6], "it is not distinguishably lower than the control"),
+        ([4.0, 5.0, 4.5], [20.0, 25.0, 22.0], "with its interval it is not below 2"),
+        ([1.0, 2.5, 1.5], [20.0, 25.0, 22.0], "with its interval it is not below 2"),
+        ([0.3], [20.0], "it is not distinguishably lower than the control"),
+    ],
+)
+def test_one_basin_needs_the_control_and_the_bound(barrier, control, says):
+    kinds = {"": barrier, functions.OTHER: control}
+    rows = function_rows({kind: BETWEEN[: len(barrier)] for kind in kinds}, kinds)
+    table = function_groups(rows)
+    (basin,) = table.one_basin.dropna()
+    lines = told(table)
+    assert says in lines[-1] and ("lie in one basin" in lines[-1]) == basin
+    assert basin == says.startswith("lie")
 
 
 @pytest.fixture(scope="module")
 def runs(tmp_path_factory):
     """Two runs of digits that share theta_0, in two orders."""
     folder = tmp_path_factory.mktemp("runs")
-    flags = ["--prune_iterations=2", "--end_iter=2", "--prune_percent=50"]
-    assert go(folder, *flags, "--order_seed", "0", "1") == 0
+    assert go(folder, *TRAINED, "--order_seed", "0", "1") == 0
     return sorted(map(str, folder.iterdir()))
+
+
+TRAINED = ["--prune_iterations=2", "--end_iter=2", "--prune_percent=50"]
 
 
 @pytest.mark.slow
@@ -209,6 +312,25 @@ def test_trained_runs(runs, tmp_path, capsys):
     image = matplotlib.image.imread(tmp_path / "function.png")[..., :3]
     assert (np.ptp(image, axis=-1) > 0.2).any() and (tmp_path / "function.pdf").exists()
     assert "round 1" in capsys.readouterr().out
+
+
+@pytest.mark.slow
+def test_trained_runs_beside_another_theta0(runs, tmp_path, capsys):
+    assert go(tmp_path / "other", *TRAINED, "--seed=1") == 0
+    (other,) = map(str, (tmp_path / "other").iterdir())
+    out = tmp_path / "out"
+    assert tickets.main([*runs, other, "--function", "--max_pairs=2", "-o", str(out)]) == 0
+    rows = read_csv(out / "function.csv")
+    assert [row["kind"] for row in rows] == ["", "", functions.OTHER, functions.OTHER]
+    assert [row["round"] for row in rows] == [0, 1, 0, 1]
+    assert rows[1]["barrier"] < rows[3]["barrier"] / 2
+    found = read_csv(out / "function-groups.csv")
+    measures = ["agreement", "error_overlap", "cka", "barrier"]
+    assert [row["measure"] for row in found] == 2 * measures
+    assert {row["verdict"] for row in found} == {"unknown"} and found[-1]["one_basin"] == 0
+    text = capsys.readouterr().out
+    assert "note: --function compares 2 of 3 pairs" in text and "not 1 other theta_0" in text
+    assert "no word on a basin" in text and f"{out / 'function.png'}" in text
 
 
 def test_refused_in_one_line(runs, tmp_path, capsys):

@@ -9,14 +9,17 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
+from scipy import special as special_functions
 from scipy import stats
+from scipy.optimize import brentq
 
 import tickets
 from config import RunConfig
 from helpers import MASK_SHAPES as SHAPES
 from helpers import SHORT, go, only, python, refused, write_run
-from results import load_ticket
+from results import load_ticket, margins
 from results import overlap as sim
+from results.beside import beside_by_round, special
 from results.overlap_figures import pixel_counts
 from results.ticket import open_ticket
 from store.files import load_tensors, read_csv, save_tensors, write_json
@@ -197,6 +200,96 @@ def test_signs_of_the_weights_alive_in_both():
     assert rows.sign_agreement[0] == 2 / 3
 
 
+# Given pixel and unit -----------------------------------------------------------------------------
+
+
+def logistic(rng, theta0, density):
+    """Draws of masks whose log odds are a unit's, a pixel's and |theta_0|'s effects, added."""
+    units, pixels = theta0.shape
+    odds = rng.standard_normal(units)[:, None] + rng.standard_normal(pixels) + 1.5 * np.abs(theta0)
+    level = brentq(lambda level: special_functions.expit(odds + level).mean() - density, -30, 30)
+    return lambda: rng.random(theta0.shape) < special_functions.expit(odds + level)
+
+
+def moved(rng, theta0, density):
+    """Draws of masks of weights that move from theta_0, by more at some units and pixels.
+
+    One pixel in five is never lit: its weights stay.
+    """
+    units, pixels = theta0.shape
+    scale = np.exp(0.7 * rng.standard_normal(pixels)) * (rng.random(pixels) > 0.2)
+    scale = scale * np.exp(0.3 * rng.standard_normal(units))[:, None]
+
+    def draw_mask():
+        weights = np.abs(theta0 + scale * rng.standard_normal(theta0.shape))
+        return weights >= np.quantile(weights, 1 - density)
+
+    return draw_mask
+
+
+@pytest.mark.parametrize(
+    ("how", "density", "draws", "miss"),
+    [(logistic, 0.3, 200, 0.25), (logistic, 0.03, 200, 0.4), (moved, 0.2, 60, 0.8)],
+)
+def test_masks_independent_given_pixel_and_unit_exceed_what_theta0_explains(
+    how, density, draws, miss
+):
+    """z given the margins is standard normal; given |theta_0| alone it is many."""
+    rng = np.random.default_rng(8)
+    theta0 = rng.standard_normal((60, 100))
+    ranks, draw_mask = sim.strata({"w": torch.from_numpy(theta0)}), how(rng, theta0, density)
+    rows = [compare({"w": draw_mask()}, {"w": draw_mask()}, ranks)[0] for _ in range(draws)]
+    found = pd.DataFrame(rows)
+    assert abs(found.z_given_margins.mean()) < miss
+    assert found.z_given_margins.std() == pytest.approx(1, abs=0.2)
+    assert found.z_given_theta0.mean() > 4
+    assert found.jaccard.mean() == pytest.approx(found.jaccard_given_margins.mean(), rel=0.03)
+
+
+def test_masks_that_share_more_than_margins_show_it():
+    rng = np.random.default_rng(9)
+    theta0 = rng.standard_normal((60, 100))
+    ranks = sim.strata({"w": torch.from_numpy(theta0)})
+    common = theta0 + 0.7 * rng.standard_normal(theta0.shape)
+    pair = [{"w": np.abs(common + 0.3 * rng.standard_normal(theta0.shape)) > 1.5} for _ in "ab"]
+    row = compare(*pair, ranks)[0]
+    assert row["z_given_margins"] > 10 and row["jaccard_given_margins"] < row["jaccard"] - 0.1
+    # two filters of one convolution, whose input channels stand for pixels
+    conv = [{"w": pair[side]["w"].reshape(20, 30, 5, 2)} for side in (0, 1)]
+    assert compare(*conv, ranks)[0]["z_given_margins"] > 5
+
+
+def test_the_expected_sums_are_the_observed_ones():
+    rng = np.random.default_rng(10)
+    theta0 = rng.standard_normal((40, 70))
+    mask = logistic(rng, theta0, 0.3)()
+    _, bins, size = sim.strata({"w": torch.from_numpy(theta0)})["w"]
+    rest, effects = margins.residuals(mask, bins, size)
+    spread = np.abs(rest) * (1 - np.abs(rest))
+    for sums, variance in (
+        (rest.reshape(40, 70).sum(0), spread.reshape(40, 70).sum(0)),
+        (rest.reshape(40, 70).sum(1), spread.reshape(40, 70).sum(1)),
+        (np.bincount(bins, weights=rest), np.bincount(bins, weights=spread)),
+    ):
+        assert np.abs(sums / np.sqrt(variance + 1)).max() < 2 * margins.CLOSE
+    # slopes where units and pixels keep ten weights and more: 840 kept, 12 a pixel
+    assert effects == 40 + 70 - 2 + len(np.bincount(bins)) + 40 + 70
+    assert (rest[mask.reshape(-1)] >= 0).all() and (rest[~mask.reshape(-1)] <= 0).all()
+
+
+def test_one_stratum_is_hypergeometric_and_an_effect_a_weight_explains_all():
+    rng = np.random.default_rng(11)
+    a, b = draw(rng, 300, 120), draw(rng, 300, 50)
+    oracle, both = stats.hypergeom(300, 120, 50), int((a & b).sum())
+    excess, variance = margins.beyond_margins(a - 0.4, 1, b - 50 / 300, 1)
+    assert excess == pytest.approx(both - oracle.mean())
+    assert variance == pytest.approx(oracle.var())
+    assert margins.beyond_margins(a - 0.4, 300, b - 0.2, 400) == (0, 0)
+    for mask in (np.ones((4, 5), dtype=bool), np.zeros((4, 5), dtype=bool)):
+        rest, effects = margins.residuals(mask, np.zeros(20, dtype=int), np.zeros(20))
+        assert not rest.any() and effects == 0
+
+
 # Two groups ---------------------------------------------------------------------------------------
 
 
@@ -317,7 +410,8 @@ def groups_of(similarity, names, group, theta0, order):
 
 def total_rows(similarity, names, number=1):
     same = {"round": number, "density_a": 0.5, "density_b": 0.5}
-    same |= {"jaccard_chance": 0.33, "jaccard_given_theta0": 0.4}
+    same |= {"jaccard_chance": 0.33, "jaccard_given_theta0": 0.4, "jaccard_given_margins": 0.45}
+    same |= dict.fromkeys(sim.NULLS, 2.0)
     pairs = combinations(range(len(names)), 2)
     return [{"a": names[i], "b": names[j], "jaccard": similarity[i, j]} | same for i, j in pairs]
 
@@ -363,6 +457,73 @@ def test_without_a_second_order_there_is_no_ceiling():
     )
 
 
+# Beside them --------------------------------------------------------------------------------------
+
+
+def beside_of(overlaps, orders=2, rounds=(1,)):
+    """beside.csv of runs of which a's have these overlaps, {group: one a theta_0}, with a group's.
+
+    Pairs of one order are more alike by 0.2.
+    """
+    runs = pd.DataFrame(
+        [
+            (f"{group}{seed}{order}", group, str(seed), order)
+            for group in ("a", *overlaps)
+            for seed in range(len(overlaps.get(group, overlaps["b"])))
+            for order in range(orders)
+        ],
+        columns=["name", "group", "theta0", "order"],
+    ).set_index("name")
+    similarity = np.zeros((len(runs), len(runs)))
+    for (i, one), (j, other) in combinations(enumerate(runs.itertuples()), 2):
+        if one.theta0 == other.theta0:
+            value = 0.9 if one.group == other.group else overlaps[other.group][int(one.theta0)]
+            similarity[i, j] = value + 0.2 * (one.order == other.order)
+    pairs = [pd.DataFrame(total_rows(similarity, runs.index, number)) for number in rounds]
+    return beside_by_round(pd.concat(pairs), runs)
+
+
+def test_a_control_is_compared_with_b_over_theta0s():
+    of_b, near, same = [0.5, 0.52, 0.49], [0.61, 0.6, 0.6], [0.5, 0.53, 0.48]
+    rows = beside_of({"b": of_b, "near": near, "same": same}, rounds=(0, 1, 2))
+    assert rows["round"].tolist() == [0, 0, 1, 1, 2, 2, "all", "all"]
+    tests = [stats.ttest_rel(other, of_b) for other in (near, same)]
+    for row, other, test in zip(rows[-2:].itertuples(), (near, same), tests, strict=True):
+        low, high = test.confidence_interval()
+        assert row.jaccard == pytest.approx(np.mean(other))
+        assert row.b_jaccard == pytest.approx(np.mean(of_b))
+        assert row.difference == pytest.approx(np.mean(other) - np.mean(of_b))
+        assert row.difference_interval == pytest.approx((high - low) / 2)
+        assert row.p == pytest.approx(test.pvalue) and row.theta0s == 3
+        assert (row.pairs, row.same_order, row.within) == (6, 0, 0.9)
+    assert rows.holm_p[6] == pytest.approx(2 * tests[0].pvalue) and rows.holm_p[7] == rows.p[7]
+    assert rows.verdict[6:].tolist() == ["above", "not distinguishable"]
+    words = special(rows[-2:], ["clean", "fgsm"])
+    assert "nothing here says that fgsm is special" in words
+    assert "So fgsm does more to tickets than near." in special(rows[6:7], ["clean", "fgsm"])
+
+
+@pytest.mark.parametrize(
+    ("control", "verdict"), [([0.3, 0.31, 0.3], "below"), ([0.4, 0.4, 0.4], "ties")]
+)
+def test_attacked_data_is_special_only_where_the_control_is_above(control, verdict):
+    rows = beside_of({"b": [0.4, 0.4, 0.4], "noise": control})
+    assert rows.verdict.tolist() == [verdict]
+    assert "nothing here says" in special(rows, ["clean", "fgsm"])
+
+
+def test_a_control_with_one_common_theta0_has_no_verdict():
+    (row,) = beside_of({"b": [0.5, 0.5, 0.5], "noise": [0.6]}).to_dict("records")
+    assert (row["theta0s"], row["verdict"]) == (1, "unknown") and np.isnan(row["p"])
+    assert row["difference"] == pytest.approx(0.1)
+
+
+def test_like_is_compared_with_like_where_there_is_one_order_only():
+    rows = beside_of({"b": [0.5, 0.5], "noise": [0.6, 0.7]}, orders=1)
+    assert rows.same_order.tolist() == [1] and rows.jaccard[0] == pytest.approx(0.85)
+    assert rows.difference[0] == pytest.approx(0.15) and np.isnan(rows.within[0])
+
+
 # The command --------------------------------------------------------------------------------------
 
 
@@ -375,6 +536,7 @@ def runs(tmp_path_factory):
         for order in (0, 1):
             write_run(folder / f"clean-s{seed}o{order}", seed, order)
             write_run(folder / f"fgsm-s{seed}o{order}", seed, order, attack)
+        write_run(folder / f"noise-s{seed}o0", seed, 0, ["--attack=noise", "--mix_ratio=0.5"])
     return folder
 
 
@@ -465,6 +627,63 @@ def test_groups(runs, tmp_path, capsys):
     )
     assert "clean s0 o0" in {line["a"] for line in read_csv(tmp_path / "overlap.csv")}
     assert (tmp_path / "groups.png").exists() and (tmp_path / "first_layer.pdf").exists()
+    assert not (tmp_path / "beside.csv").exists()
+    # the range of z over the pairs between the groups, of other orders
+    pairs = pd.read_csv(tmp_path / "overlap.csv").query("layer == 'total' and round == 2")
+    apart = pairs[(pairs.kind == "between") & (pairs.share_theta0 == 1)]
+    apart = apart[apart.a.str[-2:] != apart.b.str[-2:]]
+    for name in sim.NULLS:
+        ends = row[f"{name}_min"], row[f"{name}_max"]
+        assert ends == pytest.approx((apart[name].min(), apart[name].max()))
+        assert f"{ends[0]:.1f}..{ends[1]:.1f}" in text
+    others = pairs[pairs.share_theta0 == 0]
+    assert abs(others.z_given_margins.mean()) < 0.5 and others.z_given_theta0.isna().all()
+
+
+def test_controls_beside_the_groups(runs, tmp_path, capsys):
+    one = write_run(tmp_path / "pgd", 0, 0, ["--attack=pgd", "--mix_ratio=0.5"])
+    flags = ["--a", f"{runs}/clean-*", "--b", f"{runs}/fgsm-*", "-o", str(tmp_path / "out")]
+    flags += ["--beside", "noise 50 %", f"{runs}/noise-*", "--beside", "pgd", str(one)]
+    assert tickets.main(flags) == 0
+    rows = read_csv(tmp_path / "out" / "beside.csv")
+    assert [(row["round"], row["name"]) for row in rows] == [
+        (number, name) for number in (0, 1, 2, "all") for name in ("noise 50 %", "pgd")
+    ]
+    noise, pgd = rows[4:6]
+    assert noise["jaccard"] - noise["b_jaccard"] == pytest.approx(noise["difference"])
+    assert noise["theta0s"] == 3 and noise["pairs"] == 3 and noise["verdict"] != "unknown"
+    assert noise["holm_p"] == noise["p"] and (pgd["p"], pgd["theta0s"]) == ("", 1)
+    groups = read_csv(tmp_path / "out" / "groups.csv")
+    assert noise["b_jaccard"] == pytest.approx(groups[2]["between"])
+    text = capsys.readouterr().out
+    assert "note: pgd: a, b and it have 1 theta_0 in common" in text
+    assert "nothing here says that fgsm 0.5 is special" in text
+    kinds = pd.read_csv(tmp_path / "out" / "overlap.csv").kind
+    assert set(kinds) == {"within", "between", "beside"}
+
+
+def test_controls_that_cannot_be_compared_are_refused(runs, tmp_path, capsys):
+    noise = ["--attack=noise", "--mix_ratio=0.5"]
+    elsewhere = str(write_run(tmp_path / "elsewhere", 7, 0, noise))
+    denser = str(write_run(tmp_path / "denser", 0, 0, noise, share=0.6))
+    two = ["--a", f"{runs}/clean-*", "--b", f"{runs}/fgsm-*"]
+    controls = f"{runs}/noise-*"
+    for flags, says in [
+        ([*two, "--beside", "noise"], "--beside noise: a name and its runs are needed"),
+        ([*two, "--beside"], "--beside"),
+        ([*two, *2 * ["--beside", "x", controls]], "a group of that name is there already"),
+        ([*two, "--beside", "b", controls], "a group of that name is there already"),
+        ([*two, "--beside", "x", controls, "--beside", "y", controls], "--beside x and --beside y"),
+        ([*two, "--beside", "x", f"{runs}/fgsm-*"], "is in both groups: --b and --beside x"),
+        ([f"{runs}/clean-*", "--beside", "x", controls], "--beside x needs --a and --b"),
+        ([*two, "--beside", "x", denser], "--a and --beside x differ in the weights kept"),
+        ([*two, "--beside", "x", elsewhere], "--beside x has no theta_0 in common with --a"),
+        ([*two, "--beside", "x", f"{runs}/none-*"], "matches no folder"),
+    ]:
+        check_refused(flags, says, tmp_path, capsys)
+    other = changed(runs, tmp_path, "noise-s1*", prune_percent=11.0)
+    mixed = [*two, "--beside", "x", f"{runs}/noise-s0*", other]
+    check_refused(mixed, "--beside x: runs of one group differ in --seed", tmp_path, capsys)
 
 
 @pytest.mark.slow
@@ -534,7 +753,7 @@ def test_labels_name_what_differs():
     assert labels("--seed=1", "--seed=1 --attack=pgd") == ["clean", "pgd 1"]
     assert labels("--seed=1", "--seed=2") == ["s1", "s2"]
     assert labels("--order_seed=1", "--seed=2") == ["s0 o1", "s2 o2"]
-    assert labels("--lr=0.1", "--prune_type=reinit") == ["lt, lr=0.1", "reinit, lr=0.0012"]
+    assert labels("--lr=0.1", "--prune_type=random") == ["lt, lr=0.1", "random, lr=0.0012"]
     assert labels("--seed=3", "--seed=3") == ["", ""]
     mixed = labels("--seed=0", "--attack=pgd --epsilon=0.1", "--attack=pgd --epsilon=0.2")
     assert mixed[1:] == ["pgd 1, epsilon=0.1", "pgd 1, epsilon=0.2"] and "clean" in mixed[0]
