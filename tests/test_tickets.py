@@ -21,6 +21,7 @@ from results import load_ticket, margins
 from results import overlap as sim
 from results.beside import beside_by_round, special
 from results.overlap_figures import pixel_counts
+from results.overlap_text import text_table
 from results.ticket import open_ticket
 from store.files import load_tensors, read_csv, save_tensors, write_json
 from study.request import parse
@@ -571,7 +572,7 @@ def has_colours(path):
 
 def test_the_printed_table_has_the_numbers(runs, tmp_path, capsys):
     table = pd.DataFrame({"round": [0, 1], "Jaccard": [1.0, 0.23456], "z": [np.nan, 12.345]})
-    assert tickets.text_table(table).split() == [
+    assert text_table(table).split() == [
         "round",
         "Jaccard",
         "z",
