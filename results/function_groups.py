@@ -83,6 +83,8 @@ def _named(kind):
 
 
 def _clauses(rows):
+    if (rows.theta0s < 2).all():
+        return "no verdict, for it takes two theta_0s (--max_pairs may leave some out)"
     words = {"above": "higher", "below": "lower", "ties": "no verdict (all theta_0s equal)"}
     words["unknown"] = "no verdict (it takes two theta_0s)"
     parts = []
