@@ -11,6 +11,7 @@ correctly, keep the best result of each image, and return the original where the
 """
 
 import contextlib
+import dataclasses
 import functools
 import math
 import runpy
@@ -101,6 +102,8 @@ class Attack:
     draws: bool = False  # whether it draws random numbers
     dataset: Callable | None = None  # makes data sets in `make`'s place: DeepRobust's own
     control: bool = False  # no attack, but what one is compared with
+    # its share of the training images is left out, and this attack makes its test images
+    omits: str = ""
     signs: Callable | None = None  # settings -> the Signs that it is, or None
 
     def default(self, name, colour):
@@ -148,12 +151,25 @@ def _sound(norms):
         isinstance(entry, Attack)
         and callable(entry.make)
         and set(entry.defaults) <= set(PARAMETERS)
+        and (not entry.omits or entry.omits in ATTACKS)
         for entry in norms.values()
     )
 
 
 # a name -> {norm: Attack}; its first norm is the default
 ATTACKS = Registry("attack", _sound, "a dict of norm and Attack, its parameters in PARAMETERS,")
+
+
+def tested_by(attack):
+    """The attack that makes the test images of a run of `attack`: itself, unless that omits."""
+    return next(iter(ATTACKS[attack].values())).omits or attack
+
+
+class Making:
+    """The names in ATTACKS that make images, as the registry is when they are asked for."""
+
+    def __iter__(self):
+        return (name for name in ATTACKS if tested_by(name) == name)
 
 
 # Pieces ------------------------------------------------------------------------------------------
@@ -375,6 +391,30 @@ def noise(predict, images, labels, settings, starts):
     return (images + settings.epsilon * (2 * starts(0) - 1)).clamp(0, 1)
 
 
+FARTHEST = 1e8  # times a direction: past the last pixel's wall
+HALVINGS = 32  # of the logarithm of that scale: to 1e-8
+
+
+def noise_l2(predict, images, labels, settings, starts):
+    """Noise in a random (Gaussian) direction, L2: epsilon long once clipped to [0, 1], or as long
+    as the box allows. The control of an attack's length, as `noise` is of its radius.
+    """
+    images, draws = images.double(), starts(0).double().clamp(1e-7, 1 - 1e-7)
+    direction = torch.special.ndtri(draws)
+    room = torch.where(direction < 0, images, 1 - images)  # from each pixel to its wall
+
+    def length(scale):
+        return l2_norm(torch.minimum(wide(scale) * direction.abs(), room))
+
+    low = (settings.epsilon / l2_norm(direction)).expand(labels.shape)  # clipping only shortens
+    high = torch.full_like(low, FARTHEST)
+    for _ in range(HALVINGS):
+        middle = (low * high).sqrt()
+        short = length(middle) <= settings.epsilon
+        low, high = torch.where(short, middle, low), torch.where(short, high, middle)
+    return (images + wide(low) * direction).clamp(0, 1).float()
+
+
 ATTACKS["noise"] = {
     "linf": Attack(
         noise,
@@ -382,8 +422,13 @@ ATTACKS["noise"] = {
         draws=True,
         control=True,
         signs=lambda settings: Signs(settings.epsilon, 0, 0.0, starts=True),
-    )
+    ),
+    # the mean length of what FGSM adds at its defaults to the test images of MNIST and CIFAR-10
+    "l2": Attack(noise_l2, {"epsilon": (6.26, 1.72)}, draws=True, control=True),
 }
+
+# the control of "fewer clean images": as many steps on as many images, of which fewer are distinct
+ATTACKS["omit"] = {"linf": dataclasses.replace(ATTACKS["fgsm"]["linf"], control=True, omits="fgsm")}
 
 # Of least distance -------------------------------------------------------------------------------
 

@@ -147,6 +147,14 @@ def nonempty(text):
     return text
 
 
+def seed_number(text):
+    """A seed of its own: a whole number, or the word seed, which stands for --seed."""
+    try:
+        return text if text == "seed" else whole(text)
+    except argparse.ArgumentTypeError as error:
+        raise argparse.ArgumentTypeError(f"{error}, nor the word seed") from None
+
+
 def words(text):
     """A name in a list of names."""
     return text

@@ -64,7 +64,7 @@ def surrogate(config, dataset, device, say=print):
     (--attack_seed), and keeps its best epoch on the held-out part (attacked/training.py).
     """
     stats = data.channel_stats(dataset.train_images)
-    seed = stream(config.attack_seed, "surrogate")
+    seed = stream(config.attack_number, "surrogate")
     size = (dataset.in_shape, dataset.num_classes)
     net = archs.build(config.surrogate, *size, stats, "torch", seed)
     epochs = surrogate_epochs(config, dataset)
@@ -73,7 +73,7 @@ def surrogate(config, dataset, device, say=print):
         "images": fingerprint(dataset.train_images, dataset.train_labels),
         "arch": config.surrogate,
         "epochs": epochs,
-        "seed": config.attack_seed,
+        "seed": config.attack_number,
         "training": TRAINING,
     }
     name = f"{dataset.name}-{config.surrogate}"
@@ -149,7 +149,7 @@ def attacked_set(config, dataset, part, wanted, model, say=print):
             write_json(folder / "recipe.json", attack_recipe(config, dataset, model))
             cached = f"({len(wanted) - len(missing):,} were cached)"
             what = f"{len(missing):,} {part} images of {dataset.name}"
-            say(f"attacking {what} with {config.attack} {cached}")
+            say(f"attacking {what} with {config.test_attack} {cached}")
             _attack_missing(config, folder, part, dataset, missing, model, say)
             have = _read_shards(folder, part, dataset.in_shape, say)
     rows = np.searchsorted(have.index, wanted)
@@ -159,7 +159,7 @@ def attacked_set(config, dataset, part, wanted, model, say=print):
 
 def attacked_folder(config, dataset, model):
     """Where the attacked images of these flags are kept."""
-    name = f"{dataset.name}-{config.attack}-{config.surrogate}"
+    name = f"{dataset.name}-{config.test_attack}-{config.surrogate}"
     recipe = attack_recipe(config, dataset, model)
     return cache_folder(config.cache_dir, "attacked", name, recipe)
 
@@ -175,7 +175,7 @@ def attack_recipe(config, dataset, model):
         "attack": settings.attack,
         "norm": settings.norm,
         **dict(settings.values),
-        "seed": config.attack_seed,
+        "seed": config.attack_number,
         "levels": LEVELS,
         "version": VERSION,
         "code": code_of(maker(settings)),
@@ -226,7 +226,7 @@ def _attack_missing(config, folder, part, dataset, missing, model, say=print):
     with Progress(title, len(missing), "images", say) as progress, stop.deferring():
         for start in range(0, len(missing), size):
             index = missing[start : start + size]
-            made.append(_attack_batch(config.attack_seed, settings, part, dataset, index, model))
+            made.append(_attack_batch(config.attack_number, settings, part, dataset, index, model))
             progress.reach(start + len(index))
             seconds, whole = time.perf_counter() - began, size * len(made) >= SHARD
             if whole or seconds > SHARD_SECONDS or stop.signal or progress.done == len(missing):

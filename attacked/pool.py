@@ -16,10 +16,11 @@ from attacked.levels import from_levels, to_float
 from attacks import PARAMETERS
 from engine.cohort import Data
 from store.files import write_json
-from utils import mix_order
+from utils import UserError, mix_order
 
+PARTS = ("train", "val")  # names of a run's training and validation part
 # beside the attack's parameters, what tells one run's attacked set from another's
-KEY = ("attack", "attack_mode", "norm", "surrogate", "surrogate_epochs", "attack_seed")
+KEY = ("test_attack", "attack_mode", "norm", "surrogate", "surrogate_epochs", "attack_number")
 
 
 @dataclass
@@ -63,10 +64,10 @@ def build_images(configs, dataset, device, say=print):
     clean = to_float(dataset.train_images, device)
     labels = torch.from_numpy(dataset.train_labels).to(device)
     test = to_float(dataset.test_images, device)
-    splits = [data.split(len(clean), config.val_fraction, config.seed) for config in configs]
+    splits = [parts_of(config, len(clean)) for config in configs]
     # of each run: positions of its attacked images, of the training and of the validation part
     picked = [
-        [chosen(config, part, name) for part, name in zip(split, ("train", "val"), strict=True)]
+        [chosen(config, part, name) for part, name in zip(split, PARTS, strict=True)]
         for config, split in zip(configs, splits, strict=True)
     ]
     sets, pools, size = {}, [clean], len(clean)
@@ -122,9 +123,50 @@ def attack_key(config):
     return tuple(getattr(config, name) for name in (*KEY, *PARAMETERS))
 
 
+def parts_of(config, count):
+    """The training and the validation part of a run: positions among `count` images, a place each.
+
+    Of an attack that omits some positions are there twice or more. UserError for an empty part.
+    """
+    train, val = data.split(count, config.val_fraction, config.seed)
+    parts = [fraction(train, config.train_fraction, config.seed), val]
+    if config.omits:
+        parts = [without(part, config, name) for part, name in zip(parts, PARTS, strict=True)]
+    return parts
+
+
+def fraction(part, share, seed):
+    """The round(share * N) positions of the training part that are used, ascending.
+
+    They are the last to be attacked, or left out, of the whole part: a half is trained on the
+    images (but for one where N is odd) that a half attacked leaves clean. Nested in the share.
+    """
+    count = round(share * len(part))
+    if not count:
+        what = f"--train_fraction={share:g} of {len(part):,} training images leaves none"
+        raise UserError(f"{what}: a larger share is needed")
+    return np.sort(part[mix_order(len(part), seed, "train").numpy()[len(part) - count :]])
+
+
+def without(part, config, name):
+    """The positions of `part` where those that an attack would take are left out.
+
+    In their places the others are repeated, in a drawn order, so that counts differ by one at most.
+    """
+    order = mix_order(len(part), config.seed, name).numpy()
+    count = round(config.mix_ratio * len(part))
+    if count == len(part):
+        what = f"--attack={config.attack} --mix_ratio={config.mix_ratio} leaves out all"
+        images = f"{count:,} {'training' if name == 'train' else 'validation'} images"
+        raise UserError(f"{what} {images}: a smaller share is needed, such as --mix_ratio=0.5")
+    kept = part.copy()
+    kept[order[:count]] = part[np.resize(order[count:], count)]
+    return kept
+
+
 def chosen(config, part, name):
     """The positions of `part` that are attacked beforehand in this run."""
-    ratio = 0 if config.adversarial else config.mix_ratio
+    ratio = 0 if config.adversarial or config.omits else config.mix_ratio
     return mixed(part, ratio, config.seed, name)
 
 

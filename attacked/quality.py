@@ -70,7 +70,7 @@ def warnings_of(config, dataset, test, model):
         what = f"the surrogate's gradient is exactly zero for {zero:.0f} % of the images"
         warnings.append(f"{what}, so an attack by gradients leaves them as they are")
     if config.attack == "pgd":
-        starts = attacks.starts_for(config.attack_seed, "test", range(len(x)), x)
+        starts = attacks.starts_for(config.attack_number, "test", range(len(x)), x)
         after = []
         for steps in (settings.attack_steps, 2 * settings.attack_steps):
             longer = attack_settings(config.replace(attack_steps=steps), "pgd", x.shape[1] > 1)
@@ -104,7 +104,11 @@ def transfer_warning(report, clean, transferred, mix_ratio):
 def describe(config, report):
     """The figures as the lines a run prints."""
     radius = f" (epsilon {config.epsilon:.4g})" if config.epsilon is not None else ""
-    head = f"attacked with {config.attack} in {config.norm}{radius} against {config.surrogate}:"
+    made = f"{config.test_attack} in {config.norm}{radius} against {config.surrogate}:"
+    head = f"attacked with {made}"
+    if config.omits:
+        share = f"{100 * config.mix_ratio:g} % of the training images"
+        head = f"{share} left out, others repeated; test images {head}"
     lines = [head]
     for part in ("train", "test"):
         if part in report:

@@ -26,7 +26,7 @@ def settings_of(config, epochs):
     return config.replace(
         optimizer="adam", lr=1e-3, batch_size=128, weight_decay=0.0, end_iter=epochs,
         rewind_epoch=0, warmup_steps=0, lr_drops="", precision="fp32", augment=False, valid_freq=1,
-        valid_steps=0, order_seed=stream(config.attack_seed, "surrogate order"),
+        valid_steps=0, order_seed=stream(config.attack_number, "surrogate order"),
     )  # fmt: skip
 
 
@@ -34,11 +34,11 @@ def train_surrogate(net, config, dataset, epochs, device, path, recipe, say):
     """The state_dict of `net` after so many epochs on clean images: that of its best one.
 
     It trains through the same code as the runs, a cohort of one with nothing pruned, on a split of
-    its own (config.attack_seed). Where it is stopped is kept in the file `path` for the recipe of
+    its own (config.attack_number). Where it is stopped is kept in the file `path` for the recipe of
     that hash. Interrupted once a signal has been obeyed.
     """
     settings = settings_of(config, epochs)
-    seed = stream(config.attack_seed, "surrogate split")
+    seed = stream(config.attack_number, "surrogate split")
     split = data.split(len(dataset.train_labels), 1 / 12, seed)
     train_index, val_index = (torch.from_numpy(part)[None].to(device) for part in split)
     labels = torch.from_numpy(dataset.train_labels).to(device)

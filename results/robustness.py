@@ -7,7 +7,7 @@ version (Croce & Hein 2020): APGD-CE, targeted APGD-DLR, targeted FAB and Square
 """
 
 import archs
-from attacks import ATTACKS, EVAL_BATCH, attack_test_images, is_correct
+from attacks import EVAL_BATCH, Making, attack_test_images, is_correct
 from config import attack_settings
 from engine.machine import pick_device, set_threads
 from results.table import begun, expand
@@ -27,7 +27,7 @@ def main(argv=None):
     commands = parser.add_subparsers(required=True, metavar="evaluate")
     add = commands.add_parser("evaluate", help=what, description=what).add_argument
     add("runs", nargs="+", help="run folders: runs/*")
-    names = ", ".join(ATTACKS)
+    names = ", ".join(Making())
     add("--attacks", nargs="+", default=["fgsm", "pgd"], help=f"all, autoattack, {names}")
     add("--examples", type=int, default=1000, help="test images to attack (default: 1000)")
     radius = "radius of the linf attacks (default: the run's, else the data set's)"
@@ -39,7 +39,7 @@ def main(argv=None):
 
 def evaluate(args):
     """Attack the runs of the parsed command line; UserError before any work if one is unsound."""
-    known = [*ATTACKS, "autoattack"]
+    known = [*Making(), "autoattack"]
     names = [choose("attack", name, known) for name in args.attacks if args.attacks != ["all"]]
     if len(set(names)) < len(names):
         raise UserError(f"--attacks {' '.join(args.attacks)}: each attack once")

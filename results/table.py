@@ -190,6 +190,9 @@ def arm_labels(configs):
     named = [name for name in named if _tells(name, keys)]
     apart = {"attack", "mix_ratio"} & set(named)
     others = [n for n in named if n not in ("prune_type", "attack", "mix_ratio", "data_id")]
+    # what is left out of an arm's flags: at its default, or a seed that follows --seed
+    unsaid = {name: "seed" for name in named}
+    unsaid |= {flag.name: str(flag.default) for flag in all_flags() if flag.late}
     labels = {}
     for config, key in zip(configs, keys, strict=True):
         words = [config.prune_type]
@@ -198,9 +201,8 @@ def arm_labels(configs):
             images = f"{config.attack} {config.mix_ratio:g}{share}"
             words.append(images if config.attack else "clean")
         for name in others:
-            words.append(
-                ticket_words(config) if name == "ticket_arm" else f"{name}={key.get(name, 'seed')}"
-            )
+            value = f"{name}={key.get(name, unsaid[name])}"
+            words.append(ticket_words(config) if name == "ticket_arm" else value)
         if "data_id" in named:
             words.append(f"file {config.data_id[:8] or config.dataset}")
         labels[tuple(key.items())] = ", ".join(words)

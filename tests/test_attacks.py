@@ -64,7 +64,7 @@ def pgd_formula(model, x, y, epsilon, steps, size, start):
     return adversarial
 
 
-KINDS = [(name, norm) for name, norms in attacks.ATTACKS.items() for norm in norms]
+KINDS = [(name, norm) for name in attacks.Making() for norm in attacks.ATTACKS[name]]
 MINIMAL = [name for name, norm in KINDS if attacks.ATTACKS[name][norm].minimal()]
 
 
