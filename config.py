@@ -481,7 +481,7 @@ class RunConfig:
         """
         arm = self.results() | {"prune_type": self.prune_type}
         if own_ticket(self):
-            del arm["ticket_arm"]
+            arm["ticket_arm"] = ""
         return {name: value for name, value in arm.items() if name not in SEEDS}
 
     def arm_name(self, prune_type=""):

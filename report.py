@@ -2,54 +2,44 @@
 
     python report.py --experiment=1 'runs/small/main/mnist-fc1-fgsm*' -o report
     bash experiments/exp1_attack_rate.sh         # trains the runs, then calls this
+    python report.py --from docs/results -o report          # recomputes what was published
 
-Writes expN.json, .csv, -comparisons.csv, .png, .pdf, and report.html anew from every expN.json that
+Writes expN.csv (every seed at every round), expN.json (flags and origin of every run, the answer),
+expN-means.csv, expN-comparisons.csv, expN.png, .pdf, and report.html anew from every expN.json that
 the folder holds. results/questions.py declares the questions, results/answer.py answers them.
 """
 
 import argparse
-import json
 import shlex
 import sys
 from pathlib import Path
 
+import pandas as pd
+
+from results import published
 from results.answer import Study
 from results.figures import save_figure, use_theme
-from results.page import page, section
+from results.page import fill, page, section
 from results.panels import draw
 from results.questions import QUESTIONS
-from results.table import load
-from store.files import write_csv, write_json, write_text
-from store.saved import saved_config
+from store.files import write_atomic, write_csv, write_json, write_text
 from utils import OneLineParser, UserError
 
-CSV = ["arm", "quantity", "round", "density_percent", "mean", "interval", "seeds"]
+MEANS = ["arm", "quantity", "round", "density_percent", "mean", "interval", "seeds"]
 
 
-def provenance_lines(folders):
-    """What the runs ran on: code revision, libraries and device, each combination once."""
-    lines = []
-    for folder in folders:
-        known = saved_config(folder)["provenance"]
-        code = str(known.get("revision") or "unknown")[:10]
-        code += " with changes" if known.get("modified") else ""
-        versions = [f"{name} {version}" for name, version in (known.get("versions") or {}).items()]
-        lines.append(", ".join([f"code {code}", *versions, f"device {known.get('device')}"]))
-    return list(dict.fromkeys(lines))
-
-
-def read_results(output, but):
-    """({experiment: saved result}, {experiment: its PNG}) of those but one that `output` holds.
+def read_results(output, but=()):
+    """({experiment: saved result}, {experiment: its PNG}) of those in `output` but those named.
 
     UserError for a file that is damaged.
     """
     results, pictures = {}, {}
     for name in QUESTIONS:
         path = output / f"exp{name}.json"
-        if name == but or not path.exists():
+        if name in but or not path.exists():
             continue
+        results[name] = published.read_saved(path)
         try:
-            results[name] = json.loads(path.read_text(encoding="utf-8"))
             pictures[name] = path.with_suffix(".png").read_bytes()
             section(name, results[name], b"")  # all that the page needs is there
         except Exception as error:  # whatever a damaged file brings about
@@ -59,63 +49,136 @@ def read_results(output, but):
     return results, pictures
 
 
-def saved_result(args, study, answer):
-    """What expN.json holds of an experiment."""
-    runs, stem = study.table.drop_duplicates("folder"), f"exp{args.experiment}"
-    call = ["python", "report.py", f"--experiment={args.experiment}", *args.runs]
-    call += [*(["--tickets", args.tickets] if args.tickets else []), "-o", args.output]
-    seeds, unfinished = sorted(runs.seed.unique().tolist()), study.unfinished()
-    return {
-        "experiment": args.experiment,
+def answer(name, runs, tables, commands):
+    """(what expN.json holds, the Study) of an experiment."""
+    study = Study(QUESTIONS[name], runs.table, tables)
+    stem, first = f"exp{name}", runs.table.drop_duplicates("folder")
+    counts = {"count": len(first), "seeds": sorted(first.seed.unique().tolist())}
+    saved = {
+        "experiment": name,
         "question": study.question.title,
-        **answer,
+        **study.answer(),
         "figure": f"{stem}.png",
         "csv": f"{stem}.csv",
-        "commands": [*filter(None, args.command.splitlines()), shlex.join(call)],
-        "runs": {"count": len(runs), "seeds": seeds, "unfinished": unfinished},
-        "provenance": provenance_lines(runs.folder),
+        "commands": commands,
+        "runs": counts | {"unfinished": study.unfinished()},
+        "provenance": published.origins(runs.record),
+        "record": runs.record,
     }
+    return saved, study
+
+
+def write(output, name, saved, study, runs, tables):
+    """Write the files of an experiment; returns its PNG."""
+    stem = output / f"exp{name}"
+    use_theme()
+    save_figure(draw(study), stem)
+    lines = study.lines[MEANS].round(4).astype(object)
+    write_csv(f"{stem}-means.csv", lines.where(lines.notna(), "").to_dict("records"))
+    write_csv(f"{stem}-comparisons.csv", saved["comparisons"])
+    whole = {"": published.tidy(runs)} | {f"-{n}": table for n, table in tables.items()}
+    for suffix, table in whole.items():
+        write_atomic(f"{stem}{suffix}.csv", lambda path, t=table: t.to_csv(path, index=False))
+    write_json(f"{stem}.json", saved)
+    return Path(f"{stem}.png").read_bytes()
+
+
+def read_tables(question, place):
+    """{name: DataFrame} of the CSV files that a question reads beside the runs.
+
+    place(name) -> where one would be; UserError for one that is damaged.
+    """
+    tables = {}
+    for name in question.tables:
+        path = place(name)
+        if path and path.exists():
+            try:
+                tables[name] = pd.read_csv(path)
+            except (OSError, ValueError) as error:
+                why = f"is damaged ({type(error).__name__})"
+                raise UserError(f"{path} {why}: tickets.py writes it anew") from None
+    return tables
 
 
 def make_parser():
     """The argparse parser of report.py."""
     parser = OneLineParser(
         prog="report.py",
+        usage="python report.py (--experiment=N RUN ... | --from FOLDER) [-o FOLDER]",
         description="Answer a question from run folders, and rebuild report.html.",
         allow_abbrev=False,
         epilog="\n".join(["experiments:", *(f"  {n:6} {q.title}" for n, q in QUESTIONS.items())]),
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     wanted = "run folders, or quoted patterns such as 'runs/main/*'"
-    parser.add_argument("runs", nargs="+", metavar="RUN", help=wanted)
-    parser.add_argument("--experiment", required=True, metavar="N", help="which question, as below")
+    parser.add_argument("runs", nargs="*", metavar="RUN", help=wanted)
+    parser.add_argument("--experiment", metavar="N", help="which question, as below")
+    again = "answer anew from every expN.csv and expN.json of a folder; no run is needed"
+    parser.add_argument("--from", dest="source", metavar="FOLDER", help=again)
     wrote = "experiment 3: what tickets.py --a CLEAN --b ATTACKED -o FOLDER wrote"
     parser.add_argument("--tickets", metavar="FOLDER", help=wrote)
     trained = "the commands that trained the runs, one a line, for the page"
     parser.add_argument("--command", default="", metavar="TEXT", help=trained)
-    where = "where expN.json, .csv, .png, .pdf and report.html go (default: report)"
+    where = "where the files and report.html go (default: report)"
     parser.add_argument("-o", "--output", default="report", metavar="FOLDER", help=where)
+    blocks = "a Markdown page whose blocks <!-- expN answer --> ... <!-- end --> are written anew"
+    parser.add_argument("--fill", nargs="+", default=[], metavar="FILE", help=blocks)
     return parser
 
 
+def from_runs(args):
+    """{experiment: (saved, study, runs, tables)} of the run folders on the command line."""
+    if not args.experiment or not args.runs:
+        raise UserError("run folders and --experiment=N are needed, or --from FOLDER")
+    question, name = QUESTIONS.choose(args.experiment), args.experiment
+    if args.tickets and not question.tables:
+        raise UserError(f"--tickets is of experiment 3, not of {name}")
+    tables = read_tables(question, lambda n: args.tickets and Path(args.tickets) / f"{n}.csv")
+    if args.tickets and not tables:
+        right = "tickets.py --a CLEAN RUNS --b ATTACKED RUNS -o FOLDER writes it"
+        raise UserError(f"{Path(args.tickets) / question.tables[0]}.csv is not there: {right}")
+    runs = published.gather(args.runs)
+    call = ["python", "report.py", f"--experiment={name}", *args.runs]
+    call += [*(["--tickets", args.tickets] if args.tickets else []), "-o", args.output]
+    commands = [*filter(None, args.command.splitlines()), shlex.join(call)]
+    saved, study = answer(name, runs, tables, commands)
+    return {name: (saved, study, runs, tables)}
+
+
+def from_published(args):
+    """The same of every experiment that a folder holds."""
+    if args.runs or args.experiment or args.tickets:
+        raise UserError("--from FOLDER takes all that is published there: name nothing else")
+    source, found = Path(args.source), {}
+    for name, question in QUESTIONS.items():
+        path = source / f"exp{name}.json"
+        if path.exists():
+            was = published.read_saved(path)
+            runs = published.read(source, f"exp{name}", was)
+            tables = read_tables(question, lambda n, name=name: source / f"exp{name}-{n}.csv")
+            saved, study = answer(name, runs, tables, was.get("commands", []))
+            found[name] = saved, study, runs, tables
+    if not found:
+        raise UserError(f"{source} holds no expN.json: name a folder that report.py wrote")
+    return found
+
+
 def work(args):
-    """Answer the question, write its files and the page of all that are there."""
-    question, output = QUESTIONS.choose(args.experiment), Path(args.output)
-    results, pictures = read_results(output, but=args.experiment)
-    study = Study(question, load(args.runs), args)
-    saved = saved_result(args, study, study.answer())
-    use_theme()
-    figure, stem = draw(study), output / f"exp{args.experiment}"
-    save_figure(figure, stem)
-    lines = study.lines[CSV].round(4).astype(object)
-    write_csv(f"{stem}.csv", lines.where(lines.notna(), "").to_dict("records"))
-    write_csv(f"{stem}-comparisons.csv", saved["comparisons"])
-    write_json(f"{stem}.json", saved)
-    results[args.experiment] = saved
-    pictures[args.experiment] = Path(f"{stem}.png").read_bytes()
+    """Answer, write the files and the page of all that are there."""
+    output = Path(args.output)
+    found = from_published(args) if args.source else from_runs(args)
+    results, pictures = read_results(output, but=found)
+    for name, (saved, *rest) in found.items():
+        pictures[name] = write(output, name, saved, *rest)
+        results[name] = saved
     ordered = {name: results[name] for name in QUESTIONS if name in results}
     write_text(output / "report.html", page(ordered, pictures))
-    print(saved["answer"], f"{stem}.png", output / "report.html", sep="\n")
+    for path in args.fill:
+        text = Path(path).read_text(encoding="utf-8")
+        write_text(Path(path), fill(text, ordered, path))
+    for name, (saved, *_) in found.items():
+        print(saved["answer"], output / f"exp{name}.png", sep="\n")
+    print(output / "report.html")
 
 
 def main(argv=None):

@@ -57,7 +57,7 @@ def save_figure(figure, path):
 
 
 def draw_panel(axis, lines, title="", ylabel="", declared=None):
-    """Lines with their bands; a declared density (percent) is dotted.
+    """Lines with their bands; the declared densities (percent, a list) have a gray ground.
 
     The means set the limits: a band of two seeds, six times as wide as one of five, may reach out.
     """
@@ -80,8 +80,9 @@ def draw_panel(axis, lines, title="", ylabel="", declared=None):
     if ylabel == "accuracy (%)":
         low, high = max(low, pad - 1), min(high, 101 - pad)
     axis.set_ylim(low - pad, high + pad)
-    if declared is not None:
-        axis.axvline(declared, color="0.35", linestyle=":", linewidth=1)
+    if declared:
+        ends = max(declared) * 1.05, min(declared) / 1.05
+        axis.axvspan(*ends, color="0.93", zorder=0, linewidth=0)
     remaining_axis(axis, pd.concat([line.numbers.density_percent for line in lines]))
     axis.set(title=textwrap.fill(title, 48), ylabel=ylabel)
 

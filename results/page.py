@@ -2,8 +2,12 @@
 
 import base64
 import html
+import re
 
 import pandas as pd
+
+from results import declared
+from utils import UserError
 
 STYLE = """
 body { margin: 0 auto; max-width: 64rem; padding: 1rem; font: 16px/1.5 system-ui, sans-serif;
@@ -15,14 +19,16 @@ table { display: block; overflow-x: auto; border-collapse: collapse; font-size: 
 th, td { padding: .25rem .6rem; border-bottom: 1px solid #e3e3e3; text-align: right; }
 td { white-space: nowrap; }
 """
-HOW_TO_READ = """
-A ticket (lt) is rewound to its initial weights after each pruning; reinit, the control, draws fresh
-weights each round and prunes what they train to. Every ± is a 95 % interval (Student's t over
-seeds); runs of one seed share initial weights, split, order and attacked images, so differences are
-taken seed by seed. Answers are read at one density, declared before any result was seen: the last
-round with at least 8 % of the weights, else the last; it is dotted in figures and marked ▸ in
-tables. Comparisons of one family are corrected together (Holm). “Not distinguishable” says that the
-interval of the difference, so corrected, contains 0; not that two are equal.
+HOW_TO_READ = f"""
+A ticket (lt) is rewound to its initial weights after each pruning; reinit, its control, has fresh
+weights under the ticket's masks. Every ± is a 95 % interval (Student's t over seeds), not corrected
+for how many there are; runs of one seed share initial weights, split, order and attacked subset, so
+differences are taken seed by seed. What is compared was declared on {declared.DATE}
+(results/declared.py): the mean over the rounds with {100 * declared.FROM:g} to
+{100 * declared.TO:g} % of the weights, marked ▸ in tables. The comparisons that answer a question
+are corrected together (Holm). “Not distinguishable” says that the interval of the difference, so
+corrected, contains 0, not that two are equal; “the same” says that two one-sided tests put it
+within {declared.MARGIN:g} points.
 """
 
 
@@ -33,9 +39,57 @@ def page(results, pictures):
         '<!DOCTYPE html>\n<html lang="en"><head><meta charset="utf-8">'
         '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
         f"<title>Lottery tickets under attack</title><style>{STYLE}</style></head>\n"
-        f"<body><h1>Lottery tickets under attack</h1>\n<p>{HOW_TO_READ}</p>\n"
+        f"<body><h1>Lottery tickets under attack</h1>\n"
+        f"{html_table(verdicts(results))}<p>{HOW_TO_READ}</p>\n"
         f"{''.join(parts)}</body></html>\n"
     )
+
+
+def verdicts(results):
+    """The page's first table, a DataFrame: what is asked, verdict, effect, what it rests on.
+
+    One row a question, comparison and verdict.
+    """
+    rows = [
+        {"question": f"{name}. {saved['question']}"} | row
+        for name, saved in results.items()
+        for row in saved["verdicts"]
+    ]
+    table = pd.DataFrame(rows)
+    table["question"] = table.question.where(~table.question.duplicated(), "")
+    return table
+
+
+def markdown(table):
+    """A DataFrame as a Markdown table."""
+    rows = [list(table.columns), ["---"] * len(table.columns), *table.astype(str).to_numpy()]
+    return "\n".join(
+        "| " + " | ".join(str(c).replace("|", "/") for c in row) + " |" for row in rows
+    )
+
+
+def fill(text, results, path):
+    """A Markdown page with its blocks written anew from saved results.
+
+    A block is <!-- verdicts -->, <!-- expN answer --> or <!-- expN details --> up to <!-- end -->.
+    UserError for a block of an experiment that is not there.
+    """
+
+    def write(match):
+        what, *kind = match[1].split()
+        if what == "verdicts":
+            body = markdown(verdicts(results).drop(columns="rests on"))
+        else:
+            name = what.removeprefix("exp")
+            if name not in results or kind not in (["answer"], ["details"]):
+                right = "a block is of an experiment of the folder: expN answer or expN details"
+                raise UserError(f"{path}: <!-- {match[1]} -->: {right}")
+            saved = results[name]
+            lines = [f"- {line}" for line in saved["details"]]
+            body = saved["answer"] if kind == ["answer"] else "\n".join(lines)
+        return f"<!-- {match[1]} -->\n{body}\n<!-- end -->"
+
+    return re.sub(r"<!-- (verdicts|exp\w+ \w+) -->\n.*?<!-- end -->", write, text, flags=re.DOTALL)
 
 
 def section(name, saved, picture):
@@ -52,8 +106,9 @@ def section(name, saved, picture):
         f'<h2 id="exp{text(name)}">{text(name)}. {text(saved["question"])}</h2>\n'
         f'<p class="answer">{text(saved["answer"])}</p>\n<ul>{details}</ul>\n'
         f'<img alt="figure of experiment {text(name)}" src="data:image/png;base64,{image}">\n'
-        f"<p>Means and paired differences; all of them are in {text(saved['csv'])}:</p>\n"
-        f"{html_table(shown)}<details><summary>all comparisons at the density of the answer"
+        f"<p>Means and paired differences (± not corrected); every seed at every round is in "
+        f"{text(saved['csv'])}:</p>\n"
+        f"{html_table(shown)}<details><summary>all comparisons"
         f"</summary>{html_table(pd.DataFrame(saved['comparisons']))}</details>\n"
         f"<pre>{text(chr(10).join(saved['commands']))}</pre>\n"
         f"<p>{text('; '.join([ran, *saved['provenance']]))}</p>\n"

@@ -43,6 +43,7 @@ def _draw_cell(study, axis, panel, word, lines):
         style = styles.get(first.get("prune_type"), "-")
         drawn.append(Line(numbers, colours.get(first.get(by), "0.2"), style, arm))
     column, is_contrast = study.root(panel.shows)
+    column = column or study.question.measure
     percent = column == TRANSFER or column.endswith("accuracy")
     unit = "accuracy (%)" if percent else column.replace("_", " ")
     title = panel.title or (panel.shows if is_contrast else column_title(column))
@@ -50,7 +51,8 @@ def _draw_cell(study, axis, panel, word, lines):
         unit = f"difference of {unit}".replace("%", "points")
     title = f"{word}: {title}" if word else title
     block = word if word in study.at else next(iter(study.at))
-    draw_panel(axis, drawn, title, unit, study.density[block, study.at[block]])
+    span = [study.density[block, number] for number in study.rounds[block]]
+    draw_panel(axis, drawn, title, unit, span)
     if panel.colour:
         axis.legend(fontsize="x-small", loc="best")
 
@@ -69,9 +71,11 @@ def _colours(study, by, lines):
 def _key(study):
     """Handles and labels of the legend."""
     from matplotlib.lines import Line2D
+    from matplotlib.patches import Patch
 
     colours = _colours(study, study.question.colour, study.lines)
     looks = {word: (colour, "-") for word, colour in colours.items()}
     looks |= {word: ("0.2", style) for word, style in _styles(study).items()}
-    looks["density of the answer"] = "0.35", ":"
-    return [Line2D([], [], color=c, linestyle=style) for c, style in looks.values()], list(looks)
+    handles = [Line2D([], [], color=c, linestyle=style) for c, style in looks.values()]
+    span = Patch(facecolor="0.93", edgecolor="0.8")
+    return [*handles, span], [*looks, "densities of the answer"]

@@ -1,16 +1,20 @@
 """Means, intervals, paired tests and their verdicts: pandas groups them, scipy knows Student's t.
 
-A mean has its 95 % interval (Student's t over seeds); the comparisons that are listed together are
-corrected together (Holm 1979).
+A mean has its 95 % interval (Student's t over seeds), uncorrected; the verdicts of comparisons that
+are listed together are corrected together (Holm 1979). "Not distinguishable" does not say that two
+are equal: that is said where two one-sided tests (Schuirmann 1987) put their difference within a
+margin that was declared.
 """
 
 import numpy as np
 import pandas as pd
 
-ALPHA = 0.05
-NULL = "not distinguishable"  # which does not say that two are equal
-DECLARED = 0.08  # of the weights: tickets of the literature still win there, reinitialised nets lag
-TIE = 1e-9  # values that differ by less are equal: far below one test image, above float residue
+from results.declared import ALPHA
+
+NULL, SAME = "not distinguishable", "same"
+# the floor of the spread: differences that vary by less are ties and have no verdict. Far below
+# one test image, above float residue
+TIE = 1e-9
 
 
 def summarise(groups):
@@ -35,19 +39,27 @@ def mean_and_interval(values):
     return np.mean(values), half
 
 
-def compare(label, values):
+def compare(label, values, margin=None):
     """Paired differences, one a seed, against 0: a row of a comparisons table.
 
-    Without an interval and a p where there is one seed, or all differences are equal (ties).
+    margin: what a difference must be within to count as none, or None. tost_p: of the two one-sided
+    tests that it is. Without an interval and a p where there is one seed, or where all differences
+    are equal to TIE (ties): a t-test would call any of them certain.
     """
-    from scipy.stats import ttest_1samp
+    from scipy.stats import sem, t, ttest_1samp
 
-    row = {"label": label, "difference": np.mean(values), "interval": np.nan, "n": len(values)}
+    values = np.asarray(values, dtype=float)
+    mean, n = float(np.mean(values)), len(values)
+    row = {"label": label, "difference": mean, "interval": np.nan, "n": n}
+    row |= {"p": np.nan, "margin": margin, "tost_p": np.nan}
     if np.ptp(values) <= TIE:
-        return row | {"p": np.nan}
-    test = ttest_1samp(values, 0)
+        return row
+    test, error = ttest_1samp(values, 0), sem(values)
     low, high = test.confidence_interval()
-    return row | {"interval": (high - low) / 2, "p": test.pvalue}
+    row |= {"interval": float(high - low) / 2, "p": float(test.pvalue)}
+    if margin is not None:
+        row["tost_p"] = float(t.sf((margin - abs(mean)) / error, n - 1))
+    return row
 
 
 def holm(p_values):
@@ -59,19 +71,25 @@ def holm(p_values):
 
 
 def judge(comparisons):
-    """The comparisons of one list with Holm's p and a verdict each.
+    """The comparisons of one family with Holm's p, of both kinds of test, and a verdict each.
 
-    above, below, same (not distinguishable), ties (all seeds equal) or unknown (too few seeds).
+    above, below, same (within the margin), not distinguishable, ties (all seeds equal) or unknown
+    (too few seeds).
     """
 
-    def verdict(row, p):
+    def verdict(row, p, same_p):
         if np.isnan(p):
             return "ties" if row["n"] > 1 else "unknown"
-        return NULL if p >= ALPHA else "above" if row["difference"] > 0 else "below"
+        if p < ALPHA:
+            return "above" if row["difference"] > 0 else "below"
+        return SAME if same_p < ALPHA else NULL
 
     adjusted = holm([row["p"] for row in comparisons])
-    pairs = zip(comparisons, adjusted, strict=True)
-    return [row | {"holm_p": p, "verdict": verdict(row, p)} for row, p in pairs]
+    within = holm([row.get("tost_p", np.nan) for row in comparisons])
+    return [
+        row | {"holm_p": p, "holm_tost_p": same_p, "verdict": verdict(row, p, same_p)}
+        for row, p, same_p in zip(comparisons, adjusted, within, strict=True)
+    ]
 
 
 def interval_p(mean, half, count):
@@ -86,18 +104,12 @@ def interval_p(mean, half, count):
     return float(2 * t.sf(abs(mean) / half * t.ppf(0.975, count - 1), count - 1))
 
 
-def declared_round(densities, prune_iterations, prune_percent):
-    """The round that answers are read at, known before any result: the last with 8 % of the
-    weights, or the last of all if only the dense net has that many.
-
-    densities: of the rounds that any run has reached, from the dense one on. A round to come has
-    --prune_percent less than the one before it.
+def log_odds(percent):
+    """ln(p / (1 - p)) of an accuracy in percent, which 0 and 100 have none of: 0.05 is added to
+    both sides, half an image of a thousand.
     """
-    plan = list(densities)
-    while len(plan) < prune_iterations:
-        plan.append(plan[-1] * (1 - prune_percent / 100))
-    fitting = [number for number, density in enumerate(plan) if density >= DECLARED]
-    return max(fitting) or len(plan) - 1
+    percent = np.asarray(percent, dtype=float)
+    return np.log((percent + 0.05) / (100.05 - percent))
 
 
 def amount(mean, half=np.nan, sign=True, digits=2):
@@ -110,7 +122,9 @@ def amount(mean, half=np.nan, sign=True, digits=2):
 
 def describe(comparisons, above, below):
     """Judged comparisons as one clause a verdict, each with what it covers and by how much."""
-    words = {"above": above, "below": below, NULL: NULL}
+    margins = {row["margin"] for row in comparisons if row.get("margin") is not None}
+    same = f"the same within {', '.join(f'{m:g}' for m in sorted(margins))} points"
+    words = {"above": above, "below": below, SAME: same, NULL: NULL}
     words |= {"ties": "equal in all seeds, so no verdict", "unknown": "one seed, so no verdict"}
     clauses = []
     for verdict, text in words.items():
@@ -119,14 +133,17 @@ def describe(comparisons, above, below):
             text += f" in {len(rows)} comparisons, the largest"
             rows = [max(rows, key=lambda row: abs(row["difference"]))]
         if rows:
-            clauses.append(f"{text}: {', '.join(map(_with_amount, rows))}")
+            clauses.append(f"{text}: {', '.join(map(with_amount, rows))}")
     return "; ".join(clauses)
 
 
-def _with_amount(row):
+def with_amount(row):
+    """A comparison's label and difference, with what its verdict needs beside it."""
     digits = 3 if row.get("unit") == "Jaccard" else 2
     gap = amount(row["difference"], row["interval"], digits=digits)
     # an interval that excludes 0 beside "not distinguishable" needs its reason
-    if row["verdict"] == NULL and abs(row["difference"]) > row["interval"]:
+    if row["verdict"] in (NULL, SAME) and abs(row["difference"]) > row["interval"]:
         gap += f", Holm p = {row['holm_p']:.2g}"
+    if row["verdict"] in ("above", "below") and row.get("holm_tost_p", 1) < ALPHA:
+        gap += f", less than {row['margin']:g}"
     return f"{row['label']} ({gap})".strip()

@@ -82,12 +82,17 @@ def load(patterns):
             odd = sorted(set(first[1]) ^ set(rounds[0]))
             what = f"{first[0]} and {path} are of one arm, and only one of them has"
             raise UserError(f"{what} {', '.join(odd)}: leave one out")
-        head = {"folder": path, "arm": "", "done": done} | config.flags()
+        head = {"folder": path, "arm": "", "done": done} | shown_flags(config)
         head = {name: [value] * len(rounds) for name, value in head.items()}
         parts.append(
             pd.DataFrame(head | {name: [row[name] for row in rounds] for name in rounds[0]})
         )
     return with_arms(pd.concat(parts, ignore_index=True))
+
+
+def shown_flags(config):
+    """Every flag of a run; the masks of its own ticket are no flag of their own."""
+    return config.flags() | {"ticket_arm": config.arm()["ticket_arm"]}
 
 
 def with_arms(table):

@@ -18,7 +18,8 @@ SMALL = ["--prune_iterations=2", "--end_iter=1", "--batch_size=200", "--surrogat
 SMALL += ["--surrogate_epochs=2", "--eval_examples=20"]
 # two values of each flag, and what else must be given for it to matter
 PAIRS = {
-    "prune_type": (["lt", "reinit"], []),
+    "prune_type": (["lt", "random"], []),
+    "reinit_draw": (["0", "1"], ["--prune_type=reinit"]),
     "prune_percent": (["30", "50"], []),
     "seed": (["0", "1"], []),
     "order_seed": (["3", "4"], []),

@@ -1,0 +1,156 @@
+"""What a report publishes of its runs, so that others recompute it: every seed at every round.
+
+expN.csv is one tidy table, a row a run and round; expN.json says of each run its flags, the code's
+revision and what it ran on. `gather` reads run folders, `read` what was published, alike.
+"""
+
+import glob
+import json
+import re
+from dataclasses import dataclass
+from pathlib import Path
+
+import pandas as pd
+
+from config import RunConfig
+from results.table import epochs, load, shown_flags
+from store.files import read_csv
+from store.saved import saved_config
+from utils import UserError
+
+HEAD = ("folder", "arm", "done")  # of a table, before the flags and the columns of rounds.csv
+
+
+@dataclass
+class Runs:
+    """The runs of an experiment: a table as results.table.load makes it, and where they come from.
+
+    record: {"shared": flags, "runs": [{"run", "done", "rounds", "flags", "provenance"}], and
+    "provenance": [...]}, the flags and origins of all runs, each once.
+    """
+
+    table: pd.DataFrame
+    record: dict
+
+
+def gather(patterns):
+    """The Runs of run folders and patterns."""
+    table = _with_last_iteration(load(patterns))
+    table = _with_autoattack(table)
+    configs = {folder: saved_config(folder) for folder in table.folder.unique()}
+    flags = {folder: RunConfig.of(saved["flags"]).flags() for folder, saved in configs.items()}
+    first = next(iter(flags.values()))
+    names = dict.fromkeys(name for own in flags.values() for name in own)
+    shared = {
+        n: first[n]
+        for n in names
+        if n in first and all(f.get(n, ...) == first[n] for f in flags.values())
+    }
+    origins, runs = [], []
+    for folder, rows in table.groupby("folder", sort=False):
+        origin = {k: v for k, v in configs[folder]["provenance"].items() if k != "host"}
+        if origin not in origins:
+            origins.append(origin)
+        own = {n: v for n, v in flags[folder].items() if n not in shared}
+        runs.append({
+            "run": Path(folder).name,
+            "done": bool(rows.done.iloc[0]),
+            "rounds": len(rows),
+            "flags": own,
+            "provenance": origins.index(origin),
+        })  # fmt: skip
+    names = [run["run"] for run in runs]
+    twice = next((name for name in names if names.count(name) > 1), None)
+    if twice:
+        raise UserError(f"two folders are called {twice}: leave one out")
+    return Runs(table, {"shared": shared, "runs": runs, "provenance": origins})
+
+
+def _with_last_iteration(table):
+    """The table with the iteration at which each round ended, to tell a censored early stop."""
+    here = [folder for folder in table.folder.unique() if (Path(folder) / "epochs.csv").exists()]
+    if not here:
+        return table
+    rows = epochs(table[table.folder.isin(here)])
+    last = rows.groupby(["folder", "round"]).iteration.max().rename("last_iteration")
+    return table.join(last, on=["folder", "round"])
+
+
+def _with_autoattack(table):
+    """The table with the accuracies that attacks.py evaluate --attacks autoattack has found."""
+    column, found = "whitebox_autoattack_accuracy", {}
+    for folder in table.folder.unique():
+        files = glob.glob(f"{glob.escape(folder)}/attacked_evaluation-*autoattack*.csv")
+        sizes = {int(re.search(r"-([0-9]+)(-epsilon[^/]*)?\.csv$", f)[1]): f for f in files}
+        if sizes:
+            rows = read_csv(Path(sizes[max(sizes)]))
+            found |= {(folder, row["round"]): row["autoattack"] for row in rows}
+    if not found:
+        return table
+    keys = list(zip(table.folder, table["round"], strict=True))
+    return table.assign(**{column: pd.Series(map(found.get, keys), table.index, dtype=float)})
+
+
+def tidy(runs):
+    """expN.csv, a DataFrame: run, round and every number of the round."""
+    flags = {*runs.record["shared"], *(n for run in runs.record["runs"] for n in run["flags"])}
+    names = [n for n in runs.table.columns if n not in flags and n not in HEAD]
+    table = runs.table[names].dropna(axis="columns", how="all")
+    table.insert(0, "run", [Path(folder).name for folder in runs.table.folder])
+    return table.drop(columns="seconds", errors="ignore")
+
+
+def read(folder, stem, saved):
+    """The Runs of <folder>/<stem>.csv and the contents of its JSON file.
+
+    UserError, in a line, for a table that lacks a run or a round of those that the JSON names.
+    """
+    path = Path(folder) / f"{stem}.csv"
+    try:
+        table, record = pd.read_csv(path), saved["record"]
+        wanted = {run["run"]: run for run in record["runs"]}
+        here = table.groupby("run")["round"].agg(list)
+    except (OSError, KeyError, TypeError, ValueError) as error:
+        why = f"cannot be read ({type(error).__name__}: {error})"
+        raise UserError(f"{path} {why}: report.py writes it anew from the run folders") from None
+    for name, run in wanted.items():
+        flags = record["shared"] | run["flags"]
+        who = f"{flags['prune_type']}, seed {flags['seed']} ({name})"
+        if name not in here:
+            raise UserError(f"{path} lacks the run {who}, which its JSON file names")
+        missing = sorted(set(range(run["rounds"])) - set(here[name]))
+        if missing or len(here[name]) != run["rounds"]:
+            what = f"lacks round {missing[0]}" if missing else "has a round twice or too many"
+            raise UserError(f"{path} {what} of {who}")
+    if more := sorted(set(here.index) - wanted.keys()):
+        raise UserError(f"{path} has a run that its JSON file does not name: {more[0]}")
+    rows = []
+    for name, part in table.groupby("run", sort=False):
+        run = wanted[name]
+        flags = shown_flags(RunConfig.of(record["shared"] | run["flags"]))
+        head = {"folder": name, "arm": "", "done": run["done"]} | flags
+        head = pd.DataFrame({n: [v] * len(part) for n, v in head.items()}, part.index)
+        rows.append(head.join(part.drop(columns="run")))
+    return Runs(pd.concat(rows, ignore_index=True), record)
+
+
+def origins(record):
+    """What the runs ran on: code revision, libraries and device, each combination once."""
+    lines = []
+    for known in record["provenance"]:
+        code = str(known.get("revision") or "unknown")[:10]
+        code += " with changes" if known.get("modified") else ""
+        versions = [f"{name} {version}" for name, version in (known.get("versions") or {}).items()]
+        lines.append(", ".join([f"code {code}", *versions, f"device {known.get('device')}"]))
+    return list(dict.fromkeys(lines))
+
+
+def read_saved(path):
+    """The contents of expN.json; UserError if it is damaged."""
+    try:
+        saved = json.loads(Path(path).read_text(encoding="utf-8"))
+        saved["record"]["runs"][0]["run"]
+        return saved
+    except (OSError, ValueError, KeyError, IndexError, TypeError) as error:
+        why = f"cannot be read ({type(error).__name__}: {error})"
+        raise UserError(f"{path} {why}: run the experiment again, or remove it") from None
