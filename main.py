@@ -54,6 +54,7 @@ def main(argv=None):
 def study(request):
     """Train the runs of a Request that are not done yet; returns the exit code."""
     from study.cohorts import failed, new_run
+    from store.runfolder import RunFolder
     from study.plan import print_plan, report, run_all
 
     many = len(request.configs) + len(request.tickets) > 1
@@ -81,7 +82,11 @@ def study(request):
     for run in whole:
         if run.folder.done:
             print(f"done already: {run.folder.path}")
-    return report(lost + run_all(waiting, len(runs)), before=len(whole) - len(waiting))
+    outcomes = lost + run_all(waiting, len(runs))
+    for outcome in outcomes:
+        if outcome.state == "held" and RunFolder(outcome.path).done:
+            outcome.state = "done"  # by the process that had it
+    return report(outcomes, before=len(whole) - len(waiting))
 
 
 if __name__ == "__main__":

@@ -7,7 +7,7 @@ robust() {
     study --arch_type=$ROBUST_ARCH --dataset=$DATASET --seed $SEEDS $SCHEDULE \
         --prune_type lt reinit $ROBUST_FLAGS "$@" --runs_dir="$RUNS/robust"
 }
-robust --attack=fgsm --attack_rate=0
+robust
 robust --attack fgsm pgd --attack_mode=online
 robust --attack=pgd --attack_mode=trades
 if [ -n "${AUTOATTACK:-}" ]; then # minutes a run: so many test images

@@ -186,7 +186,7 @@ class Study:
     def reduced(self, table, summary):
         """One row a run: its mean over the declared rounds, or its row at the declared one.
 
-        Runs that lack one of them are left out, and remembered by name.
+        Runs that lack one of them are left out; a number that one of them lacks is nan.
         """
         if summary == SECOND:
             wanted = {block: [at] for block, at in self.at.items()}
@@ -200,12 +200,10 @@ class Study:
         )
         count = rows.groupby("folder")["round"].transform("count")
         whole = rows[count == rows.block.map({block: len(n) for block, n in wanted.items()})]
-        if summary == PRIMARY:
-            self.left_out = sorted({*table.folder} - {*whole.folder})
         numbers = [name for name in whole if whole[name].dtype.kind in "fi"]
         others = [name for name in whole if name not in numbers]
         groups = whole.groupby("folder", sort=False)
-        means = groups[numbers].mean() if len(whole) else whole.set_index("folder")[numbers]
+        means = groups[numbers].mean().where(groups[numbers].count().eq(groups.size(), axis=0))
         firsts = groups[[n for n in others if n != "folder"]].first()
         return means.join(firsts).reset_index().assign(round=0)
 
@@ -269,8 +267,10 @@ class Study:
         """
         table = self.scaled(measure, scale)
         rows, whole = self.reduced(table, summary), table[table["round"] == 0].assign(seed=0)
-        main = (measure, scale) == (self.question.measure, POINTS)
-        found = {}
+        main, found = (measure, scale) == (self.question.measure, POINTS), {}
+        if main and summary == PRIMARY:
+            usable = rows[rows.value.notna()].folder
+            self.left_out = sorted({*table.folder} - {*usable})
         for name in self.question.contrasts:
             column, _ = self.root(name)
             if main or column in ("", OVER_DENSE):

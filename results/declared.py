@@ -36,5 +36,5 @@ def rounds_of(densities, prune_iterations, prune_percent):
         plan.append(plan[-1] * (1 - prune_percent / 100))
     last = len(plan) - 1
     primary = [n for n, d in enumerate(plan) if n and TO / NEAR <= d <= FROM * NEAR]
-    second = max((n for n, d in enumerate(plan) if n and d >= SECOND / NEAR), default=last)
+    second = max((n for n, d in enumerate(plan) if n and d >= SECOND), default=last)
     return primary or [last], second

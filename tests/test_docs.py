@@ -127,7 +127,7 @@ def train(words, out):
     assert len({config.run_name for config in request.configs}) == len(request.configs)
     if "--engine=ray" in words:
         return
-    count = len(request.configs)
+    count = len(request.configs) + len(request.tickets)
     planned = count > 2 and not asked
     assert main.main([*words, *(["--dry_run"] if planned else [])]) == 0
     if planned or "--dry_run" in asked:

@@ -87,7 +87,7 @@ ENTRIES = [
     (CRITERIA, "gradient", Criterion(largest_gradient)),
     (PRUNE_TYPES, "negated", PruneType("rewinds to minus theta_0", negated)),
     (COLUMNS, "weight_norm", weight_norm),
-    (QUESTIONS, "7", Question(
+    (QUESTIONS, "lr", Question(
         "Does the sign of theta_0 matter?",
         factors={"prune_type": Factor("prune_type", ("lt", "negated"))},
         contrasts={"lt - negated": Contrast("lt is better", "minus theta_0 is better", "prune_type",
@@ -167,18 +167,20 @@ def test_readers_compare_and_draw_it(runs, tmp_path, capsys):
 
 
 def test_the_report_answers_an_added_question(runs, tmp_path):
-    assert report.main(["--experiment=7", f"{runs}/*", "-o", str(tmp_path)]) == 0
-    saved = json.loads((tmp_path / "exp7.json").read_text())
+    assert report.main(["--experiment=lr", f"{runs}/*", "-o", str(tmp_path)]) == 0
+    saved = json.loads((tmp_path / "explr.json").read_text())
     assert saved["question"] == "Does the sign of theta_0 matter?"
-    (comparison,) = [c for c in saved["comparisons"] if c["family"] == "lt - negated"]
+    comparison = saved["comparisons"][0]
     table = results.load(f"{runs}/*")
-    last = table[table["round"] == 2].pivot(
-        index="seed", columns="prune_type", values="test_accuracy"
-    )
+    last = table[table["round"] > 0].pivot_table("test_accuracy", "seed", "prune_type")
     assert comparison["difference"] == pytest.approx(
         (last["lt"] - last["negated"]).mean(), abs=1e-6
     )
-    assert comparison["n"] == 2 and (tmp_path / "exp7.png").exists()
+    assert (
+        comparison["family"] == "lt - negated"
+        and comparison["n"] == 2
+        and (tmp_path / "explr.png").exists()
+    )
 
 
 def test_a_changed_attack_makes_its_images_anew(tmp_path, monkeypatch, capsys):

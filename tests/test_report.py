@@ -8,13 +8,15 @@ import subprocess
 from html.parser import HTMLParser
 
 import numpy as np
+import pandas as pd
 import pytest
 from scipy import stats as scipy_stats
 
 import report
 from helpers import DENSITIES, fake_run, fake_study
-from results import stats
+from results import published, stats
 from results.answer import Contrast, Factor, Panel, Question, Study
+from results.declared import rounds_of
 from results.questions import QUESTIONS
 from results.table import load
 from store.files import read_csv, write_csv
@@ -24,10 +26,10 @@ def rate(value, **flags):
     return {"attack": "fgsm", "mix_ratio": value, **flags}
 
 
-def answer(experiment, *folders, tickets=None):
+def answer(experiment, *folders, **tables):
     """What a question's engine finds, as it is saved, without drawing it."""
-    args = argparse.Namespace(tickets=tickets)
-    study = Study(QUESTIONS[experiment], load([f"{folder}/*" for folder in folders]), args)
+    runs = published.gather([f"{folder}/*" for folder in folders])
+    study = Study(QUESTIONS[experiment], runs.table, tables)
     saved = json.loads(json.dumps(study.answer(), allow_nan=False))
     return saved | {"lines": study.lines.to_dict("records")}
 
@@ -49,9 +51,13 @@ def fails(capsys, *argv):
     return error
 
 
-def verdicts(saved, family):
-    """label -> verdict of a family."""
-    return {row["label"]: row["verdict"] for row in saved["comparisons"] if row["family"] == family}
+def verdicts(saved, family, key="verdict"):
+    """label -> verdict of a family, on the declared measure."""
+    first = saved["comparisons"][0]
+    main = [row for row in saved["comparisons"] if row["family"] == family]
+    for name in ("measure", "scale", "summary"):
+        main = [row for row in main if row.get(name) in (first[name], None)]
+    return {row["label"]: row[key] for row in main}
 
 
 # Statistics ------------------------------------------------------------------------------------
@@ -95,8 +101,9 @@ def test_equal_differences_are_said_to_be_ties(tmp_path):
                 accuracies = [base] + [base + gain] * 4
                 fake_run(runs, accuracies, prune_type=kind, seed=seed, **rate(value))
     saved = answer("1", runs)
-    assert {row["verdict"] for row in saved["comparisons"]} == {"ties"}
-    assert all(row["p"] is None and row["interval"] is None for row in saved["comparisons"])
+    points = [row for row in saved["comparisons"] if row["scale"] == "points"]
+    assert {row["verdict"] for row in points} == {"ties"}
+    assert all(row["p"] is None and row["interval"] is None for row in points)
     assert "equal in all seeds" in saved["answer"] and "beat" not in saved["answer"]
 
 
@@ -127,13 +134,22 @@ def test_a_correction_can_take_a_verdict_back():
 
 
 @pytest.mark.parametrize(
-    ("keep", "rounds", "expected"),
-    [(0.8, 12, 11), (0.8, 20, 11), (0.9, 35, 23), (0.4, 3, 2), (0.05, 3, 2), (0.5, 2, 1)],
+    ("keep", "rounds", "primary", "second"),
+    [
+        (0.8, 14, range(4, 14), 11),
+        (0.8, 20, range(4, 14), 11),
+        (0.9, 35, range(7, 29), 23),
+        (0.4, 3, (1, 2), 2),
+        (0.5, 6, range(1, 5), 3),
+        (0.05, 3, (1,), 2),
+        (0.8, 2, (1,), 1),
+    ],
 )
-def test_the_declared_density_follows_from_the_plan(keep, rounds, expected):
+def test_the_declared_rounds_follow_from_the_plan(keep, rounds, primary, second):
     for reached in {1, 2, rounds}:
         densities = [keep**number for number in range(reached)]
-        assert stats.declared_round(densities, rounds, 100 * (1 - keep)) == expected
+        found = rounds_of(densities, rounds, 100 * (1 - keep))
+        assert found == (list(primary), second)
 
 
 def test_lines_equal_scipy_and_pair_by_seed(tmp_path):
@@ -161,33 +177,55 @@ def test_lines_equal_scipy_and_pair_by_seed(tmp_path):
 def test_attack_rate_tells_planted_from_absent(tmp_path):
     conditions = [(rate(0), 1.5, 97), (rate(0.25), 0, 97), (rate(0.5), -1, 96)]
     saved = reported(tmp_path, 1, fake_study(tmp_path / "runs", conditions))
-    assert saved["density_percent"] == 10 and "t 10 % of the weights" in saved["answer"]
+    assert saved["density_percent"] == 10 and "50 to 5 % of the weights" in saved["answer"]
     assert verdicts(saved, "lt - reinit") == {
-        "clean data": "above", "25 % attacked data": "not distinguishable",
-        "50 % attacked data": "below",
+        "clean data": "above", "25 % fgsm": "same", "50 % fgsm": "below",
     }  # fmt: skip
-    change = verdicts(saved, "change of lt - reinit against the lowest rate")
-    assert change == {"25 % attacked data": "below", "50 % attacked data": "below"}
-    assert set(verdicts(saved, "lt - dense").values()) == {"above", "not distinguishable", "below"}
+    assert verdicts(saved, "lead, attacked - clean data") == {
+        "25 % fgsm": "below", "50 % fgsm": "below",
+    }  # fmt: skip
+    dense = verdicts(saved, "an arm - its dense net")
+    assert len(dense) == 6 and dense["lt, clean data"] == "above"
     gain = saved["comparisons"][0]["difference"]
     assert gain == pytest.approx(1.5, abs=0.3) and f"+{gain:.2f} ± 0." in saved["answer"]
     assert not any("label leaking" in line for line in saved["details"])
-    rows = read_csv(tmp_path / "report" / "exp1.csv")
+    assert any("not told from what fewer clean images do" in line for line in saved["details"])
+    rows = read_csv(tmp_path / "report" / "exp1-means.csv")
     assert {row["quantity"] for row in rows} == {
         "test_accuracy", "difference of test_accuracy", "transfer", "whitebox_fgsm_accuracy",
         "early_stop_iteration",
     }  # fmt: skip
     own = [row for row in rows if row["arm"] == "lt, clean data" and row["round"] == 3]
     assert {row["quantity"]: row["mean"] for row in own}["early_stop_iteration"] == 130
+    seeds = read_csv(tmp_path / "report" / "exp1.csv")
+    assert len(seeds) == 30 * 5 and {row["round"] for row in seeds} == {0, 1, 2, 3, 4}
     saved_rows = read_csv(tmp_path / "report" / "exp1-comparisons.csv")
     assert [row["verdict"] for row in saved_rows] == [r["verdict"] for r in saved["comparisons"]]
 
 
 def test_not_distinguishable_is_never_the_same(tmp_path):
-    saved = answer("1", fake_study(tmp_path / "runs", [(rate(0), 0, 90), (rate(0.5), 0, 90)]))
+    conditions = [(rate(0), 0, 90), (rate(0.5), 0, 90)]
+    saved = answer("1", fake_study(tmp_path / "runs", conditions, noise=1))
     words = " ".join([saved["answer"], *saved["details"]])
     assert "not distinguishable" in words
-    assert not re.search(r"the same|equal|agree|no difference|no effect", words)
+    assert not re.search(r"the same|equal|agree|no effect", words.replace("equal in all seeds", ""))
+
+
+def test_the_same_is_said_within_the_margin_only(tmp_path):
+    """Two one-sided tests, against scipy's."""
+    conditions = [(rate(0), 0, 90), (rate(0.5), 0, 90)]
+    saved = answer("1", fake_study(tmp_path / "runs", conditions, noise=0.05))
+    assert set(verdicts(saved, "lt - reinit").values()) == {"same"}
+    assert "the same within 0.3 points: clean data" in saved["answer"]
+    values = np.array([0.1, -0.05, 0.2, 0.0, 0.02])
+    low = scipy_stats.ttest_1samp(values, -0.3, alternative="greater").pvalue
+    high = scipy_stats.ttest_1samp(values, 0.3, alternative="less").pvalue
+    assert stats.compare("x", values, 0.3)["tost_p"] == pytest.approx(max(low, high))
+    (row,) = stats.judge([stats.compare("x", values + 0.15, 0.3)])
+    assert row["verdict"] == "above"  # a difference, though a small one
+    assert "not distinguishable" in stats.describe(
+        stats.judge([stats.compare("x", values * 9, 0.3)]), "a", "b"
+    )
 
 
 def test_one_seed_gives_no_verdict(tmp_path):
@@ -215,10 +253,12 @@ def test_attack_types(tmp_path):
         (rate(0.5, attack="noise"), 1, 97),
     ]
     saved = answer("2", fake_study(tmp_path / "runs", [(rate(0), 1, 97), *types]))
-    assert verdicts(saved, "lt - reinit, one attack - another") == {
-        "fgsm − pgd": "below", "fgsm − noise": "not distinguishable", "pgd − noise": "above",
+    assert verdicts(saved, "lead, one attack - another") == {"50 % fgsm − 50 % pgd": "below"}
+    assert verdicts(saved, "lead, attacked - noise") == {
+        "50 % fgsm − 50 % noise": "same", "50 % pgd − 50 % noise": "above",
     }  # fmt: skip
-    assert set(verdicts(saved, "attacked - clean")) == {"fgsm", "pgd", "noise"}
+    kinds = {"50 % fgsm", "50 % pgd", "50 % noise"}
+    assert set(verdicts(saved, "tickets, attacked - clean data")) == kinds
 
 
 def test_the_white_box_column_is_named_by_its_attack(tmp_path):
@@ -283,9 +323,9 @@ def groups(*gaps, **more):
     ],
 )
 def test_same_ticket(tmp_path, two_tickets, gaps, more, verdict, words):
-    rows = [*groups(*gaps, **more), {"round": "all", "p": 0.02}]
-    write_csv(tmp_path / "tickets" / "groups.csv", rows)
-    saved = answer("3", *two_tickets, tickets=tmp_path / "tickets")
+    rows = pd.DataFrame([*groups(*gaps, **more), {"round": "all", "p": 0.02}])
+    saved = answer("3", *two_tickets, groups=rows)
+    assert "no control was compared" in saved["answer"]
     (row,) = [row for row in saved["comparisons"] if row["family"] == "overlap"]
     assert row["verdict"] == verdict and words in saved["answer"]
     assert row["permutation_p"] == 0.01 and row["difference"] == gaps[3]
@@ -302,7 +342,7 @@ def test_same_ticket(tmp_path, two_tickets, gaps, more, verdict, words):
 def test_the_overlap_of_other_runs_is_refused(tmp_path, two_tickets, capsys):
     runs = [f"{folder}/*" for folder in two_tickets]
     argv = [*runs, "--experiment=3", "--tickets", tmp_path / "tickets", "-o", tmp_path / "no"]
-    assert "is not there, damaged" in fails(capsys, *argv)
+    assert "groups.csv is not there" in fails(capsys, *argv)
     write_csv(tmp_path / "tickets" / "groups.csv", groups(0, 0.1))
     assert "round 3 at 10 % of the weights is needed" in fails(capsys, *argv)
     write_csv(tmp_path / "tickets" / "groups.csv", [{"round": 0, "between": "x"}])
@@ -319,13 +359,13 @@ def test_architectures_and_datasets(tmp_path):
     other = {"arch_type": "lenet5", "prune_percent": 30.0}
     fake_study(tmp_path / "b", [(rate(0), 1, 97), (rate(0.5), 3.5, 96)], **other)
     saved = answer("4", runs, tmp_path / "b")
-    between = verdicts(saved, "lt - reinit, attacked - clean, one architecture - another")
-    assert between == {"fc1 − lenet5, 50 % attacked data": "below"}
+    between = verdicts(saved, "lead, attacked - clean data, one architecture - another")
+    assert between == {"fc1 − lenet5, 50 % fgsm": "below"}
     assert {row[0] for row in saved["table"]["rows"]} == {"fc1", "lenet5"}
     assert saved["density_percent"] == {"fc1": 10, "lenet5": 10}
     fake_study(tmp_path / "c", [(rate(0), 0, 97), (rate(0.5), 1, 96)], dataset="fashionmnist")
     saved = answer("5", runs, tmp_path / "c")
-    assert verdicts(saved, "lt - reinit")["fashionmnist, clean data"] == "not distinguishable"
+    assert verdicts(saved, "lt - reinit")["fashionmnist, clean data"] == "same"
     assert not any(" − " in row["label"] for row in saved["comparisons"])  # seeds do not pair
     assert "agree" not in " ".join([saved["answer"], *saved["details"]])
 
@@ -337,10 +377,13 @@ def test_oneshot(tmp_path):
     fake_study(tmp_path / "b", [(rate(0), 2, 96), (rate(0.5), 0.5, 96)], **quiet, **schedule)
     saved = answer("6", runs, tmp_path / "b")
     found = verdicts(saved, "one-shot - iterative")
-    assert (
-        found["lt, 50 % attacked data"] == "below"
-        and found["lt, clean data"] == "not distinguishable"
+    assert found["lt, 50 % fgsm"] == "below" and found["lt, clean data"] in (
+        "same",
+        "not distinguishable",
     )
+    assert verdicts(saved, "lead, one-shot - iterative")["50 % fgsm"] == "below"
+    changes = verdicts(saved, "one-shot - iterative, attacked - clean data")
+    assert changes["lt, 50 % fgsm"] == "below"
 
 
 def test_black_images(tmp_path):
@@ -372,13 +415,13 @@ def test_a_question_is_a_declaration(tmp_path, monkeypatch, capsys):
         panels=(Panel("test_accuracy"), Panel("lt - reinit", "lt − reinit")),
         colour="lr",
     )
-    monkeypatch.setitem(QUESTIONS, "7", question)
+    monkeypatch.setitem(QUESTIONS, "lr", question)
     runs = fake_study(tmp_path / "runs", [({"lr": 1e-3}, 1, 95), ({"lr": 1e-2}, 3, 95)])
-    saved = reported(tmp_path, 7, runs)
+    saved = reported(tmp_path, "lr", runs)
     assert saved["question"] == question.title
     assert verdicts(saved, "change") == {"lr 0.01": "above"}
-    assert 'id="exp7"' in (tmp_path / "report" / "report.html").read_text()
-    assert "valid: 1, 2, 3, 4, 5, 6, black, 7" in fails(capsys, "x", "--experiment=8")
+    assert 'id="explr"' in (tmp_path / "report" / "report.html").read_text()
+    assert "valid: 1, 2, 3, 4, 5, 6, 7, black, lr" in fails(capsys, "x", "--experiment=8")
     assert isinstance(report.make_parser(), argparse.ArgumentParser)
     assert "Does the learning rate matter?" in report.make_parser().format_help()
 
@@ -394,16 +437,18 @@ def test_an_unfinished_run_moves_nothing_but_its_own_pair(tmp_path, capsys):
     write_csv(last / "rounds.csv", read_csv(last / "rounds.csv")[:3])
     saved = reported(tmp_path, 1, runs)
     assert saved["density_percent"] == whole["density_percent"] == 10
+    assert saved["answer"].split(",")[0] == whole["answer"].split(",")[0]
     assert saved["runs"]["unfinished"] == 1
+    assert any(f"lack a round of the answer: {last}" in line for line in saved["details"])
     assert any("1 of the 12 runs are unfinished" in line for line in saved["details"])
     assert [row["n"] for row in saved["comparisons"][:2]] == [3, 2]
     assert saved["comparisons"][0]["difference"] == whole["comparisons"][0]["difference"]
-    rows = read_csv(tmp_path / "report" / "exp1.csv")
-    seeds = [row["seeds"] for row in rows if row["arm"] == "lt - reinit, 50 % attacked data"]
+    rows = read_csv(tmp_path / "report" / "exp1-means.csv")
+    seeds = [row["seeds"] for row in rows if row["arm"] == "lt - reinit, 50 % fgsm"]
     assert seeds == [3, 3, 3, 2, 2]
     for folder in runs.glob("*fgsm0.5-reinit*"):
         write_csv(folder / "rounds.csv", read_csv(folder / "rounds.csv")[:3])
-    assert "at round 3" in fails(capsys, f"{runs}/*", "--experiment=1", "-o", tmp_path / "no")
+    assert "at round 4" in fails(capsys, f"{runs}/*", "--experiment=1", "-o", tmp_path / "no")
 
 
 def test_a_run_of_the_dense_round_only_has_nothing_to_compare(tmp_path, capsys):
@@ -463,7 +508,7 @@ def test_the_page_is_whole_and_escaped(pages):
         assert (pages / f"{name}.png").read_bytes()[:8] == b"\x89PNG\r\n\x1a\n"
         assert (pages / f"{name}.pdf").read_bytes()[:4] == b"%PDF"
         marked = json.loads((pages / f"{name}.json").read_text())["table"]
-        assert [marked["rows"][n][0] for n in marked["marked"]] == ["10 %"]
+        assert [marked["rows"][n][0] for n in marked["marked"]] == ["50 %", "25 %", "10 %", "5 %"]
     assert not list(pages.glob(".tmp*"))
 
 
@@ -513,6 +558,7 @@ def test_a_damaged_result_of_another_experiment(made, pages, capsys, damage):
         ),
         ("2", [(rate(0.5), 1, 97)], "attack rate 0 and at one other"),
         ("3", [(rate(0), 1, 97), (rate(0.5), 1, 97)], "no runs of other data's ticket, clean data"),
+        ("7", [(rate(0), 1, 97)], "have no whitebox_pgd_accuracy"),
         ("4", [(rate(0), 1, 97), (rate(0.5, dataset="mnist"), 1, 97)], "differ in --dataset"),
         ("5", [(rate(0), 1, 97), (rate(0.5, arch_type="lenet5"), 1, 97)], "differ in --arch_type"),
         ("6", [(rate(0), 1, 97)], "no runs of one-shot, lt, clean data"),

@@ -78,4 +78,4 @@ def test_an_unknown_scale_is_one_line():
     script = str(ROOT / "experiments" / "exp1_attack_rate.sh")
     told = os.environ | {"SCALE": "huge", "PYTHON": sys.executable}
     done = subprocess.run(["bash", script], capture_output=True, text=True, env=told)
-    refused(done, "SCALE=huge: smoke, small or paper is needed")
+    refused(done, "SCALE=huge: smoke, small, long or paper is needed")
