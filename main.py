@@ -53,8 +53,8 @@ def main(argv=None):
 
 def study(request):
     """Train the runs of a Request that are not done yet; returns the exit code."""
-    from study.cohorts import failed, new_run
     from store.runfolder import RunFolder
+    from study.cohorts import failed, new_run
     from study.plan import print_plan, report, run_all
 
     many = len(request.configs) + len(request.tickets) > 1

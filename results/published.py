@@ -113,6 +113,9 @@ def read(folder, stem, saved):
     except (OSError, KeyError, TypeError, ValueError) as error:
         why = f"cannot be read ({type(error).__name__}: {error})"
         raise UserError(f"{path} {why}: report.py writes it anew from the run folders") from None
+    wrong = [n for n in table if n != "run" and table[n].dtype.kind not in "if"]
+    if wrong:
+        raise UserError(f"{path} has something other than numbers in its column {wrong[0]}")
     for name, run in wanted.items():
         flags = record["shared"] | run["flags"]
         who = f"{flags['prune_type']}, seed {flags['seed']} ({name})"

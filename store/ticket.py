@@ -17,6 +17,20 @@ def ticket_place(ticket):
     return folder, None if at is None else int(at)
 
 
+def _check_no_circle(here, folder, source):
+    """UserError if the ticket of a ticket, and so on, comes back to where it began."""
+    seen = {folder.resolve()}
+    while source.ticket:
+        folder = Path(ticket_place(source.ticket)[0])
+        if folder.resolve() in seen:
+            what = f"its tickets go in a circle, by {folder}"
+            raise UserError(f"{here}: {what}: name a run that has masks of its own")
+        seen.add(folder.resolve())
+        if not (folder / "config.json").exists():
+            return
+        source = saved_run(folder)
+
+
 def ticket_flags(given):
     """The flags that follow from --ticket in `given`: which run it is, and how it was pruned.
 
@@ -35,6 +49,7 @@ def ticket_flags(given):
         raise UserError(f"{here}: {count} where one is needed{such}")
     folder = Path(folders[0])
     source = saved_run(folder)
+    _check_no_circle(here, folder, source)
     rounds = len(list((folder / "masks").glob("round_*.safetensors")))
     if at is not None and at >= rounds:
         raise UserError(f"{here}: {folder} has rounds 0 to {rounds - 1}")

@@ -1,5 +1,6 @@
 """Runs that take the masks of another run, which is trained first, in every engine."""
 
+import json
 import shutil
 import subprocess
 import sys
@@ -183,3 +184,29 @@ def test_random_removes_as_many_weights_as_the_ticket(tmp_path):
     for path in sorted(tmp_path.iterdir()):
         kept[path.name.split("-")[3]].append([r["kept"] for r in read_csv(path / "rounds.csv")])
     assert sorted(kept["lt"]) == sorted(kept["random"])
+
+
+def test_tickets_that_go_in_a_circle_are_told(trained, tmp_path, capsys):
+    folders = [tmp_path / name for name in "ab"]
+    for folder, other in zip(folders, reversed(folders), strict=True):
+        shutil.copytree(only(trained, "*-lt-s0-*"), folder)
+        saved = json.loads((folder / "config.json").read_text())
+        saved["flags"]["ticket"] = str(other)
+        (folder / "config.json").write_text(json.dumps(saved))
+    assert main.main([f"--ticket={folders[0]}", f"--runs_dir={tmp_path}", *SHORT[2:]]) == 2
+    error = capsys.readouterr().err
+    assert "go in a circle" in error and error.count("\n") == 1
+
+
+def test_a_named_ticket_that_is_unfinished_or_of_other_rounds_is_told(trained, tmp_path, capsys):
+    ticket = Path(shutil.copytree(only(trained, "*-lt-s0-*"), tmp_path / "ticket"))
+    flags = [f"--ticket={ticket}", f"--runs_dir={tmp_path / 'runs'}", "--prune_type=reinit"]
+    assert main.main([*flags, "--prune_iterations=5"]) == 2
+    assert "has 3 rounds" in capsys.readouterr().err
+    (ticket / "masks" / "round_02.safetensors").unlink()
+    assert main.main([*flags, "--prune_iterations=3"]) == 2
+    assert "has 2 rounds" in capsys.readouterr().err
+    shutil.rmtree(ticket)
+    assert main.main(flags) == 2
+    assert "no run folders match" in capsys.readouterr().err
+    assert not (tmp_path / "runs").exists()

@@ -159,6 +159,10 @@ def test_every_command_runs(line, folder, monkeypatch, capsys):
         train(words, lambda: capsys.readouterr().out)
     else:
         call, small = COMMANDS[script]
+        if "docs/results" in words:
+            if not list((ROOT / "docs/results").glob("exp*.json")):
+                pytest.skip("nothing is published yet")
+            words = [str(ROOT / w) if w == "docs/results" else w for w in words]
         if script == "attacks.py":
             words = ["runs/A" if word == "runs/*" else word for word in words]
         assert call([*words, *small]) == 0, capsys.readouterr().err

@@ -610,3 +610,94 @@ def test_one_arm_with_other_columns(tmp_path, capsys):
         fake_run(tmp_path / "runs", [90.0] * 5, columns, seed=seed)
     error = fails(capsys, f"{tmp_path}/runs/*", "--experiment=1", "-o", tmp_path / "no")
     assert "gradient_norm" in error and "one arm" in error
+
+
+# What is published -----------------------------------------------------------------------------
+
+
+def test_everything_is_recomputed_from_what_is_published(made, tmp_path):
+    assert report.main(["--from", str(made / "report"), "-o", str(tmp_path / "again")]) == 0
+    names = ["exp1.csv", "exp1-comparisons.csv", "exp1-means.csv", "exp6-comparisons.csv"]
+    for name in names:
+        assert (tmp_path / "again" / name).read_text() == (made / "report" / name).read_text()
+    one, other = (
+        json.loads((folder / "exp1.json").read_text())
+        for folder in (made / "report", tmp_path / "again")
+    )
+    assert one == other
+    assert len(one["record"]["runs"]) == 12 and "host" not in json.dumps(one["record"])
+    run = one["record"]["runs"][0]
+    flags = one["record"]["shared"] | run["flags"]
+    assert flags["prune_iterations"] == 5 and flags["attack"] == "fgsm"
+
+
+def no_round(table, name):
+    return table[(table.run != name) | (table["round"] != 2)]
+
+
+def no_run(table, name):
+    return table[table.run != name]
+
+
+def one_more(table, name):
+    return pd.concat([table, table[table.run == name].assign(run="another")])
+
+
+def not_a_number(table, name):
+    return table.assign(test_accuracy="x")
+
+
+@pytest.mark.parametrize(
+    ("damage", "says"),
+    [
+        (no_round, "lacks round 2 of lt, seed 1"),
+        (no_run, "lacks the run lt, seed 1"),
+        (one_more, "has a run that its JSON file does not name: another"),
+        (not_a_number, "test_accuracy"),
+    ],
+)
+def test_a_published_table_that_lacks_something(pages, tmp_path, capsys, damage, says):
+    table = pd.read_csv(pages / "exp1.csv")
+    name = next(name for name in table.run.unique() if "-fgsm0-lt-s1-" in name)
+    damage(table, name).to_csv(pages / "exp1.csv", index=False)
+    assert says in fails(capsys, "--from", pages, "-o", tmp_path / "no")
+    assert not (tmp_path / "no").exists()
+
+
+def test_a_published_table_without_an_arm(pages, tmp_path, capsys):
+    table, saved = pd.read_csv(pages / "exp1.csv"), json.loads((pages / "exp1.json").read_text())
+    table[~table.run.str.contains("fgsm0-reinit")].to_csv(pages / "exp1.csv", index=False)
+    record = saved["record"]
+    record["runs"] = [run for run in record["runs"] if "fgsm0-reinit" not in run["run"]]
+    (pages / "exp1.json").write_text(json.dumps(saved))
+    error = fails(capsys, "--from", pages, "-o", tmp_path / "no")
+    assert "there are no runs of reinit, clean data" in error
+
+
+@pytest.mark.parametrize(
+    ("argv", "says"),
+    [
+        (["--from", "none"], "holds no expN.json"),
+        (["--from", "x", "--experiment=1"], "name nothing else"),
+        ([], "run folders and --experiment=N are needed"),
+        (["x", "--experiment=1", "--tickets=y"], "--tickets is of experiment 3"),
+    ],
+)
+def test_a_call_that_says_too_little_or_too_much(capsys, tmp_path, argv, says):
+    assert says in fails(capsys, *argv, "-o", tmp_path / "no")
+    assert not (tmp_path / "no").exists()
+
+
+def test_a_page_is_filled_with_what_was_found(made, tmp_path, capsys):
+    text = (
+        "before\n<!-- exp1 answer -->\nold\n<!-- end -->\n<!-- verdicts -->\n<!-- end -->\nafter\n"
+    )
+    (tmp_path / "page.md").write_text(text)
+    where = ["--from", made / "report", "-o", tmp_path / "again", "--fill", tmp_path / "page.md"]
+    assert report.main([str(part) for part in where]) == 0
+    filled = (tmp_path / "page.md").read_text()
+    saved = json.loads((made / "report" / "exp1.json").read_text())
+    assert saved["answer"] in filled and "| question |" in filled and "old" not in filled
+    assert filled.startswith("before\n") and filled.endswith("<!-- end -->\nafter\n")
+    (tmp_path / "page.md").write_text("<!-- exp9 answer -->\n<!-- end -->\n")
+    assert "a block is of an experiment" in fails(capsys, *where)
