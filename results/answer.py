@@ -83,6 +83,7 @@ class Question:
     notes: Callable = lambda study: []  # more details
     tables: tuple = ()  # names of CSV files that it reads beside the runs
     extra: Callable = lambda study, tables: ("", {}, pd.DataFrame())  # opening, comparisons, lines
+    words: dict = field(default_factory=dict)  # of extra's comparisons: name -> (above, below)
 
 
 class Study:
@@ -500,14 +501,14 @@ class Study:
         rows = []
         for name, comparisons in found.items():
             contrast = self.question.contrasts.get(name)
+            said = (contrast.above, contrast.below) if contrast else self.question.words[name]
+            words = dict(zip(("above", "below"), said, strict=True))
             for verdict in dict.fromkeys(row["verdict"] for row in comparisons):
                 here = [row for row in comparisons if row["verdict"] == verdict]
-                words = {"above": contrast.above, "below": contrast.below} if contrast else {}
                 rows.append({
                     "compared": name,
                     "verdict": words.get(verdict, _told(verdict)),
-                    "for": "; ".join(row["label"] for row in here),
-                    "effect": "; ".join(_effect(row) for row in here),
+                    "effect": "; ".join(f"{row['label']} {_effect(row)}".strip() for row in here),
                     "seeds": "/".join(map(str, sorted({row["n"] for row in here}))),
                     "rests on": basis,
                 })  # fmt: skip

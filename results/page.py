@@ -18,6 +18,8 @@ img { width: 100%; } pre { background: #f6f6f6; padding: .7rem; white-space: pre
 table { display: block; overflow-x: auto; border-collapse: collapse; font-size: .82rem; }
 th, td { padding: .25rem .6rem; border-bottom: 1px solid #e3e3e3; text-align: right; }
 td { white-space: nowrap; }
+.verdicts th, .verdicts td { white-space: normal; text-align: left; vertical-align: top;
+  min-width: 6.5rem; } .verdicts td:nth-child(1) { min-width: 11rem; }
 """
 HOW_TO_READ = f"""
 A ticket (lt) is rewound to its initial weights after each pruning; reinit, its control, has fresh
@@ -40,7 +42,7 @@ def page(results, pictures):
         '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
         f"<title>Lottery tickets under attack</title><style>{STYLE}</style></head>\n"
         f"<body><h1>Lottery tickets under attack</h1>\n"
-        f"{html_table(verdicts(results))}<p>{HOW_TO_READ}</p>\n"
+        f"{html_table(verdicts(results), 'verdicts')}<p>{HOW_TO_READ}</p>\n"
         f"{''.join(parts)}</body></html>\n"
     )
 
@@ -115,8 +117,8 @@ def section(name, saved, picture):
     )
 
 
-def html_table(table):
-    """A DataFrame as HTML, escaped, with empty cells for what is missing."""
+def html_table(table, kind=""):
+    """A DataFrame as HTML of a CSS class, escaped, with empty cells for what is missing."""
     filled = table.astype(object).where(table.notna(), "")
     with pd.option_context("display.max_colwidth", None):
-        return filled.to_html(index=False, border=0, float_format="{:.3g}".format)
+        return filled.to_html(index=False, border=0, classes=kind, float_format="{:.3g}".format)

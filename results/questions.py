@@ -351,6 +351,7 @@ QUESTIONS["3"] = Question(
     one_rate=True,
     tables=("groups", "beside"),
     extra=overlap,
+    words={"overlap": ALIKE, "overlap, control - attacked": SPECIAL},
 )
 
 
@@ -444,6 +445,9 @@ def training_of(flags):
     return TRAINED.get(key, key) if online or not flags["mix_ratio"] else images_of(flags)
 
 
+LASTS = ("robustness lasts longer than accuracy", "robustness breaks first")
+
+
 def breaks(study, tables):
     """At which density accuracies of tickets fall BREAK points below their dense nets'.
 
@@ -470,7 +474,7 @@ def breaks(study, tables):
         f"{name}: PGD {share(part[PGD].median())}, clean {share(part[CLEAN].median())}"
         for name, part in groups
     )
-    words = describe(judged, "robustness lasts longer than accuracy", "robustness breaks first")
+    words = describe(judged, *LASTS)
     line = (
         f"Rounds until tickets are {BREAK:g} points below their dense net, PGD - clean: {words} "
         f"(at which density, median over seeds: {shown})."
@@ -506,6 +510,7 @@ QUESTIONS["7"] = Question(
     measure=PGD,
     varies=("attack", "attack_mode", "mix_ratio", "norm", "trades_beta", *PARAMETERS),
     extra=breaks,
+    words={"rounds until it breaks, PGD - clean": LASTS},
 )
 
 # Appendix --------------------------------------------------------------------------------------
