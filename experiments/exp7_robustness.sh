@@ -4,12 +4,12 @@
 # AutoAttack, and does robustness break before accuracy?
 source "$(dirname "$0")/scale.sh"
 robust() {
-    study --arch_type=$ROBUST_ARCH --dataset=$DATASET --seed $SEEDS $SCHEDULE \
+    study --arch_type=fc1 --dataset=$DATASET --seed $SEEDS $SCHEDULE \
         --prune_type lt reinit $ROBUST_FLAGS "$@" --runs_dir="$RUNS/robust"
 }
 robust
-robust --attack fgsm pgd --attack_mode=online
-robust --attack=pgd --attack_mode=trades
+robust --attack=fgsm --attack_mode=online
+robust --attack=pgd --attack_mode online trades $ROBUST_STEPS
 if [ -n "${AUTOATTACK:-}" ]; then # minutes a run: so many test images
     call attacks.py evaluate "$RUNS"/robust/*-lt-* "$RUNS"/robust/*-reinit-* --attacks autoattack \
         --examples="$AUTOATTACK" --data_dir="$DATA_DIR"

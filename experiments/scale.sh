@@ -11,7 +11,7 @@ CACHE_DIR=${CACHE_DIR:-cache} REPORT=${REPORT:-report} RUNS=${RUNS_DIR:-runs}/$S
 # early stopping is an outcome, so all validate each so many steps; cw is slow: it is made against
 # fc1, and so are the attacks that it is compared with
 VALID="--valid_steps=100 --eval_attacks fgsm pgd" ATTACK_FLAGS="" CW_SURROGATE="--surrogate=fc1"
-NOISE_LENGTH="--attack=noise --norm=l2"
+NOISE_LENGTH="--attack=noise --norm=l2" ROBUST_STEPS=""
 case $SCALE in
 smoke)
     DATASET=digits RATES="0 50" SEEDS="0 1" BLACK_SEEDS=$SEEDS
@@ -23,17 +23,18 @@ smoke)
     ARCH_DATASET=$DATASET ARCHS=${ARCHS:-fc1 lenet5} ARCH_SEEDS=$SEEDS
     ARCH_SCHEDULE="--prune_percent=84 --prune_iterations=2 --end_iter=1"
     OTHER="smoke_colour" OTHER_FLAGS="--surrogate=fc1 --surrogate_epochs=10 --epsilon=0.1"
-    OTHER_SCHEDULE=$SCHEDULE ROBUST_ARCH=fc1 ROBUST_FLAGS="--epsilon=0.1" ;;
+    OTHER_SCHEDULE=$SCHEDULE ROBUST_FLAGS="--epsilon=0.1" ;;
 small)
     DATASET=mnist RATES="0 50" SEEDS="0 1 2" BLACK_SEEDS=$SEEDS
-    SCHEDULE="--prune_percent=20 --prune_iterations=12 --end_iter=3"
+    SCHEDULE="--prune_percent=36 --prune_iterations=7 --end_iter=4" # every second round of 20 %
     CW_FLAGS="--attack fgsm pgd" CW="--attack=cw --confidence=5"
     # on MNIST lenet5 alone would take hours
     ARCH_DATASET=${ARCH_DATASET:-digits} ARCHS=${ARCHS:-fc1 lenet5 resnet20}
     ARCH_SEEDS=${ARCH_SEEDS:-$SEEDS}
     ARCH_SCHEDULE="--prune_percent=40 --prune_iterations=6 --end_iter=6"
     OTHER="cifar10_18k" OTHER_FLAGS="--surrogate=resnet20 --surrogate_epochs=10"
-    OTHER_SCHEDULE=$SCHEDULE ROBUST_ARCH=fc1 ROBUST_FLAGS="--epsilon=0.1" ;;
+    OTHER_SCHEDULE=$SCHEDULE ROBUST_FLAGS="--epsilon=0.1"
+    ROBUST_STEPS="--attack_steps=5 --attack_step_size=0.03" ;;
 long)
     DATASET=mnist RATES="0 25 50 75" SEEDS="0 1 2 3 4" BLACK_SEEDS="0 1 2"
     SCHEDULE="--prune_percent=20 --prune_iterations=14 --end_iter=12 --attack_seed=seed"
@@ -43,7 +44,7 @@ long)
     ARCH_SCHEDULE="--prune_percent=40 --prune_iterations=6 --end_iter=20"
     OTHER="cifar10_18k" OTHER_FLAGS="--surrogate=resnet20 --surrogate_epochs=10"
     OTHER_SCHEDULE="--prune_percent=20 --prune_iterations=14 --end_iter=12"
-    ROBUST_ARCH=fc1 ROBUST_FLAGS="--epsilon=0.1" ;;
+    ROBUST_FLAGS="--epsilon=0.1" ROBUST_STEPS="--attack_steps=10 --attack_step_size=0.025" ;;
 paper)
     DATASET=mnist RATES="0 10 20 30 40 50 60 70 80 90 100" SEEDS="0 1 2 3 4" BLACK_SEEDS="0 1 2"
     SCHEDULE="--prune_percent=10 --prune_iterations=35 --end_iter=12 --attack_seed=seed"
@@ -51,7 +52,7 @@ paper)
     ARCH_DATASET=$DATASET ARCHS=${ARCHS:-fc1 lenet5 vgg16 resnet20} ARCH_SEEDS="0 1 2"
     ARCH_SCHEDULE=$SCHEDULE
     OTHER="cifar10" OTHER_FLAGS="" OTHER_SCHEDULE=$SCHEDULE
-    ROBUST_ARCH=fc1 ROBUST_FLAGS="--epsilon=0.3" ;;
+    ROBUST_FLAGS="--epsilon=0.3" ;;
 *)
     echo "SCALE=$SCALE: smoke, small, long or paper is needed" >&2; exit 2 ;;
 esac
