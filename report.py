@@ -16,7 +16,7 @@ from pathlib import Path
 
 import pandas as pd
 
-from results import published
+from results import published, words
 from results.answer import Study
 from results.figures import save_figure, use_theme
 from results.page import fill, page, section
@@ -57,11 +57,11 @@ def answer(name, runs, tables, commands):
     saved = {
         "experiment": name,
         "question": study.question.title,
-        **study.answer(),
+        **words.answer(study),
         "figure": f"{stem}.png",
         "csv": f"{stem}.csv",
         "commands": commands,
-        "runs": counts | {"unfinished": study.unfinished()},
+        "runs": counts | {"unfinished": words.unfinished(study)},
         "provenance": published.origins(runs.record),
         "record": runs.record,
     }

@@ -8,82 +8,23 @@ its own.
 
 import itertools
 import math
-from collections.abc import Callable
-from dataclasses import dataclass, field
 
 import numpy as np
 import pandas as pd
 
 from attacks import ATTACKS
-from config import all_flags
+from config import RunConfig, all_flags, attack_settings
 from results.declared import MARGIN, rounds_of
-from results.stats import SAME, amount, compare, describe, judge, log_odds, summarise
+from results.question import EVERY, FIRST, OVER_DENSE, TRANSFER, WHITEBOX
+from results.stats import compare, judge, log_odds, summarise
 from results.table import CLEAN, attacked_columns, column_title, white_box
 from utils import UserError
 
-TRANSFER, WHITEBOX, OVER_DENSE = "transfer", "whitebox", "over_dense"  # columns made here
 MIXED = "mixed"  # accuracy on test images attacked at the rate that the run was trained with
-FIRST, EVERY = "each minus the first", "each minus each later one"
 # what the runs of any question may vary
 FREE = ("prune_type", "seed", "data_id", "ticket_seed", "reinit_draw")
 PRIMARY, SECOND = "mean", "at"  # over the declared rounds; at the declared one
 POINTS, ODDS = "points", "log-odds"
-
-
-@dataclass(frozen=True)
-class Factor:
-    """One thing that tells a question's arms apart."""
-
-    of: str | Callable  # a flag's name, or a function of a run's flags (a dict)
-    values: tuple = ()  # those that are compared, in order; empty: all that the runs have
-    label: Callable = str  # a value in words; contrasts and figures know it by them
-    key: Callable | None = None  # sorts the values; without, they stay in the runs' order
-    ordered: bool = False  # they are numbers of a scale: sorted so, and so are their colours
-
-
-@dataclass(frozen=True)
-class Contrast:
-    """A list of paired differences along a factor, in every arm of the other factors."""
-
-    above: str  # what a positive difference means
-    below: str
-    along: str = ""  # without, it is `of` itself against 0
-    # (one, other); ((one, other), ...), each known by its other; FIRST or EVERY; or a function of
-    # the factor's words -> [(what it is known by, one, other)]
-    pairs: tuple | str | Callable = FIRST
-    of: str = ""  # a column (default: the measure's), or another contrast: a difference of those
-    where: dict = field(default_factory=dict)  # factor -> its one value that counts
-    answers: bool = False  # it answers the question (if none does, the first); others are details
-    optional: bool = False  # it goes unsaid where no runs are there to compare
-
-
-@dataclass(frozen=True)
-class Panel:
-    """A panel of the figure: a column or a contrast against the weights that remain."""
-
-    shows: str
-    title: str = ""
-    facet: str = ""  # a factor: a panel for each of its values
-    colour: str = ""  # a factor; default: the question's
-
-
-@dataclass(frozen=True)
-class Question:
-    """What is compared with what; `Study` makes everything else of it."""
-
-    title: str
-    factors: dict  # name -> Factor; an arm is a value of each
-    contrasts: dict  # what it is called -> Contrast
-    panels: tuple
-    colour: str  # the factor that colours stand for; dashes stand for prune types
-    measure: str = CLEAN  # the accuracy that the answer is read from; the others are details
-    varies: tuple = ()  # flags that the runs may differ in, beside its factors'
-    within: str = ""  # a factor whose values have flags and declared densities of their own
-    one_rate: bool = False  # attack rate 0 and one other are needed
-    notes: Callable = lambda study: []  # more details
-    tables: tuple = ()  # names of CSV files that it reads beside the runs
-    extra: Callable = lambda study, tables: ("", {}, pd.DataFrame())  # opening, comparisons, lines
-    words: dict = field(default_factory=dict)  # of extra's comparisons: name -> (above, below)
 
 
 class Study:
@@ -108,6 +49,7 @@ class Study:
         self.table = table.assign(block=table[question.within] if question.within else "")
         self._check_shared()
         self._check_arms()
+        self.unlike = self._unlike_attacks()
         blocks = self.table.groupby("block", sort=False)
         declared = {block: _declared(rows) for block, rows in blocks}
         self.rounds = {block: rounds for block, (rounds, _) in declared.items()}
@@ -115,7 +57,7 @@ class Study:
         densities = self.table.groupby(["block", "round"]).density.mean()
         self.density = (100 * densities).rename("density_percent")
         self.left_out = []
-        self.families = self._families(question.measure, POINTS, PRIMARY)
+        self.families = self.families_of(question.measure, POINTS, PRIMARY)
         known = {*question.contrasts, *self.table}
         shown = dict.fromkeys([question.measure, *(panel.shows for panel in question.panels)])
         lines = [self._line(what) for what in shown if what in known]
@@ -145,6 +87,11 @@ class Study:
         runs = self.table.drop_duplicates("folder")
         checks = [(name, runs) for name in ("dataset", "arch_type") if name in names]
         checks += [(name, rows) for _, rows in runs.groupby("block") for name in names]
+        # what may differ between arms may not within one, whatever its prune type and seed
+        own = [*self.question.varies, "data_id"]
+        arms = [name for name in self.words if name != "prune_type"]
+        groups = [rows for _, rows in runs.groupby(arms)] if arms else [runs]
+        checks += [(name, rows) for rows in groups for name in own if name in runs]
         for name, rows in checks:
             values = rows[name].map(lambda value: "None" if value != value else str(value))
             if name == "order_seed":  # an order that only follows the seed is no flag of its own
@@ -154,6 +101,27 @@ class Study:
                 pair = [f"{values[n]} in {rows.folder[n]}" for n in (values.index[0], odd.idxmax())]
                 what = f"these runs differ in --{name}, which this experiment does not compare"
                 raise UserError(f"{what}: {', '.join(pair)}")
+
+    def _unlike_attacks(self):
+        """{white-box column: two settings} of those under which the arms were attacked otherwise.
+
+        UserError if the question's own measure is one.
+        """
+        runs, found = self.table.drop_duplicates("folder"), {}
+        for column in attacked_columns(self.table, "whitebox"):
+            name = column.removeprefix("whitebox_").rpartition("_")[0]
+            if name not in ATTACKS:
+                continue
+            tried = runs.assign(tried=[_tried(flags, name) for flags in runs.to_dict("records")])
+            for _, rows in tried.groupby("block"):
+                odd = rows.tried != rows.tried.iloc[0]
+                if odd.any():
+                    found[column] = rows.tried.iloc[0], rows.tried[odd.idxmax()]
+        if self.question.measure in found:
+            one, other = found[self.question.measure]
+            what = f"{column_title(self.question.measure)} is not one attack in these runs"
+            raise UserError(f"{what} ({one} and {other}): train them with the same flags of it")
+        return found
 
     def _check_arms(self):
         """UserError for an arm that is missing, or has two runs of one seed and draw."""
@@ -181,7 +149,8 @@ class Study:
         """
         value = self.table[measure]
         value = value if scale == POINTS else pd.Series(log_odds(value), value.index)
-        dense = value.groupby(self.table.folder).transform("first")
+        first = self.table["round"] == 0
+        dense = self.table.folder.map(value[first].set_axis(self.table.folder[first]))
         return self.table.assign(value=value, **{OVER_DENSE: value - dense})
 
     def reduced(self, table, summary):
@@ -236,7 +205,7 @@ class Study:
         here = set(values.index.get_level_values(contrast.along))
         words = [word for word in self.words[contrast.along] if word in here]
         if callable(contrast.pairs):
-            return contrast.pairs(words)
+            return contrast.pairs(self, words)
         if contrast.pairs == FIRST:
             return [(word, word, words[0]) for word in words[1:]]
         if contrast.pairs == EVERY:
@@ -260,7 +229,7 @@ class Study:
         rows = rows.sort_values([*names, "round", "seed"], key=place)
         return rows.assign(arm=_in_words(rows, names)), names
 
-    def _families(self, measure, scale, summary):
+    def families_of(self, measure, scale, summary):
         """{contrast: its judged comparisons} on a measure: those that answer are one family.
 
         Contrasts of a column of their own (early stopping) are there with the question's measure in
@@ -275,7 +244,8 @@ class Study:
         for name in self.question.contrasts:
             column, _ = self.root(name)
             if main or column in ("", OVER_DENSE):
-                margin = MARGIN if scale == POINTS and column in ("", OVER_DENSE) else None
+                clean = (measure, scale) == (CLEAN, POINTS) and column in ("", OVER_DENSE)
+                margin = MARGIN if clean else None
                 found[name] = self._compare(name, rows, whole if main else None, margin)
         answering = [name for name in self.answering() if name in found]
         together = judge([row for name in answering for row in found[name]])
@@ -318,9 +288,12 @@ class Study:
         for name in attacked_columns(self.table, "whitebox"):
             titles[name] = column_title(name)
         accuracies = {n: t for n, t in titles.items() if not n.endswith("_l2")}
-        return {
-            n: t for n, t in accuracies.items() if n in self.table and self.table[n].notna().any()
-        }
+        here = [n for n in accuracies if n in self.table and self.table[n].notna().any()]
+        return {n: accuracies[n] for n in here if n not in self.unlike}
+
+    def flags_of(self, factor, word):
+        """The flags of a run whose factor has that word, a dict."""
+        return self.table[self.table[factor] == word].iloc[0].to_dict()
 
     # Lines --------------------------------------------------------------------------------------
 
@@ -346,194 +319,6 @@ class Study:
         while column in self.question.contrasts:
             column = self.question.contrasts[column].of
         return (self.whitebox if column == WHITEBOX else column), what in self.question.contrasts
-
-    # Words --------------------------------------------------------------------------------------
-
-    def unfinished(self):
-        """How many runs have not come to their last round."""
-        runs = self.table.groupby("folder")
-        late = runs["round"].max() + 1 < runs.prune_iterations.first()
-        return int((late | ~runs.done.all()).sum())
-
-    def where(self, summary=PRIMARY):
-        """At which densities a summary is, in words."""
-        if summary == SECOND:
-            shares = dict.fromkeys(f"{self.density[place]:.3g} %" for place in self.at.items())
-            return f"at {' and '.join(shares)} of the weights"
-        spans = {}
-        for block, rounds in self.rounds.items():
-            span = [f"{self.density[block, number]:.3g}" for number in (rounds[0], rounds[-1])]
-            spans[f"{span[0]} to {span[1]} %" if len(rounds) > 1 else f"{span[0]} %"] = None
-        return f"mean over {' and '.join(spans)} of the weights"
-
-    def sentence(self, name, rows):
-        """A contrast's judged comparisons in words; "" for an optional one without any."""
-        contrast = self.question.contrasts[name]
-        words = describe(rows, contrast.above, contrast.below)
-        if not words and contrast.optional:
-            return ""
-        return f"{name}: {words or 'there is nothing to compare it with'}."
-
-    def answer(self):
-        """What is found: answer, details, verdicts, comparisons, table, density_percent."""
-        answering, measure = self.answering(), self.question.measure
-        said = {name: self.sentence(name, rows) for name, rows in self.families.items()}
-        answers = [said.pop(name) for name in answering]
-        unit = f"in points of accuracy on {column_title(measure)}"
-        where = f"{self.where().capitalize()}, {unit}:"
-        compared = {(measure, POINTS, PRIMARY): self.families}
-        compared[measure, POINTS, SECOND] = self._families(measure, POINTS, SECOND)
-        second = [self.sentence(n, compared[measure, POINTS, SECOND][n]) for n in answering]
-        details = [*said.values()]
-        if set(self.at.items()) != {(b, n[0]) for b, n in self.rounds.items() if len(n) == 1}:
-            details.append(
-                f"Second measure, {self.where(SECOND)}: {' '.join(filter(None, second))}"
-            )
-        for other, title in self.measures().items():
-            for scale in (POINTS, ODDS):
-                if (other, scale) != (measure, POINTS):
-                    compared[other, scale, PRIMARY] = self._families(other, scale, PRIMARY)
-            if other != measure:
-                rows = compared[other, POINTS, PRIMARY]
-                words = filter(None, (self.sentence(n, rows[n]) for n in answering))
-                details.append(f"On {title}: {' '.join(words)}")
-        details.append(self._in_odds(compared[measure, ODDS, PRIMARY]))
-        details += [*self.question.notes(self), *self._cautions(), self._counted(compared)]
-        rows = [
-            {"family": name, "measure": column, "scale": scale, "summary": summary} | row
-            for (column, scale, summary), families in compared.items()
-            for name, found in families.items()
-            for row in found
-        ]
-        rows += [{"family": name} | row for name, found in self.more.items() for row in found]
-        density = {block: round(float(self.density[block, at]), 6) for block, at in self.at.items()}
-        return {
-            "answer": " ".join([self.opening, where, *filter(None, answers)]).strip(),
-            "details": list(filter(None, details)),
-            "verdicts": self._verdicts(),
-            # JSON has no nan
-            "comparisons": [{n: v if v == v else None for n, v in row.items()} for row in rows],
-            "table": self._compact(),
-            "density_percent": density if self.question.within else density[""],
-        }
-
-    def _in_odds(self, odds):
-        """Whether the verdicts hang on the scale."""
-        pairs = [
-            (name, row, other)
-            for name in self.answering()
-            for row, other in zip(self.families[name], odds[name], strict=True)
-        ]
-        claims = {"above", "below"}
-        differ = [
-            f"{name}, {row['label']} ({amount(other['difference'], other['interval'])}, "
-            f"{_told(other['verdict'])})".replace(", (", " (")
-            for name, row, other in pairs
-            if (row["verdict"] in claims or other["verdict"] in claims)
-            and row["verdict"] != other["verdict"]
-        ]
-        if differ:
-            return f"In log-odds it is otherwise for {'; '.join(differ)}."
-        if any(row["verdict"] in claims for _, row, _ in pairs):
-            return "In log-odds the same differences are found."
-        return "In log-odds no difference is found either."
-
-    def _cautions(self):
-        """What the answer does not contain."""
-        lines, runs = [], self.table.drop_duplicates("folder")
-        attacked = runs[(runs.mix_ratio > 0) & (runs.attack_mode == "static")]
-        seeds = runs.seed.nunique()
-        if len(attacked) and seeds > 1:
-            own = {str(value) for value in attacked.attack_seed} == {"seed"}
-            shared = "The seeds share one surrogate and one attacked set (--attack_seed): the"
-            shared += " intervals say nothing of another surrogate."
-            each = "Each seed has a surrogate and attacked images of its own (--attack_seed=seed)."
-            lines.append(each if own else shared)
-        if "last_iteration" in self.table:
-            pruned = self.table[self.table["round"] > 0]
-            censored = (pruned.early_stop_iteration >= pruned.last_iteration).mean()
-            if censored > 0.2:
-                lines.append(
-                    f"In {100 * censored:.0f} % of the pruned rounds the validation loss was "
-                    "lowest at the last validation: those nets are not trained to their end, and a "
-                    "lead may be one of speed."
-                )
-        if self.left_out:
-            few = ", ".join(self.left_out[:3]) + (" ..." if len(self.left_out) > 3 else "")
-            lines.append(f"Left out, for they lack a round of the answer: {few}.")
-        if late := self.unfinished():
-            count = self.table.folder.nunique()
-            lines.append(f"{late} of the {count} runs are unfinished: the answer can change.")
-        per_arm = self.table.groupby([*self.words]).seed.agg(lambda s: frozenset(s))
-        if len(set(per_arm)) > 1:
-            fewest = min(map(len, per_arm))
-            lines.append(
-                f"The arms differ in their seeds ({fewest} to {max(map(len, per_arm))}): each "
-                "comparison takes those that both have."
-            )
-        return lines
-
-    def _counted(self, compared):
-        """How many families there are, and what they are corrected for."""
-        main = sum(len(self.families[name]) for name in self.answering())
-        families = sum(
-            1
-            for found in compared.values()
-            for name, rows in found.items()
-            if rows and name not in self.answering()
-        )
-        others = len(compared) - 1 + families + sum(1 for rows in self.more.values() if rows)
-        return (
-            f"{main} comparison{'s' * (main != 1)} answer{'s' * (main == 1)} the question, "
-            f"corrected together (Holm); {others} further families of comparisons are each "
-            "corrected for themselves only, so some of them find something by chance; no interval "
-            "is corrected."
-        )
-
-    def _verdicts(self):
-        """Rows of the page's first table: what is compared, the verdict, effects, seeds, basis."""
-        runs = self.table.drop_duplicates("folder")
-        epochs = "/".join(map(str, sorted(runs.end_iter.unique())))
-        names = ("dataset", "arch_type")
-        basis = [", ".join(dict.fromkeys(map(str, runs[name]))) for name in names]
-        basis = f"{basis[1]} on {basis[0]}, {epochs} epochs a round, {self.where()}"
-        found = {name: self.families[name] for name in self.answering()} | self.more
-        rows = []
-        for name, comparisons in found.items():
-            contrast = self.question.contrasts.get(name)
-            said = (contrast.above, contrast.below) if contrast else self.question.words[name]
-            words = dict(zip(("above", "below"), said, strict=True))
-            for verdict in dict.fromkeys(row["verdict"] for row in comparisons):
-                here = [row for row in comparisons if row["verdict"] == verdict]
-                rows.append({
-                    "compared": name,
-                    "verdict": words.get(verdict, _told(verdict)),
-                    "effect": "; ".join(f"{row['label']} {_effect(row)}".strip() for row in here),
-                    "seeds": "/".join(map(str, sorted({row["n"] for row in here}))),
-                    "rests on": basis,
-                })  # fmt: skip
-        return rows
-
-    def _compact(self):
-        """The table of the page: a row a density (and value of `within`), a column an arm."""
-        wanted = ["Jaccard", self.question.measure, *self.question.contrasts]
-        lines = self.lines[self.lines.shows.isin(wanted) & self.lines.block.isin(list(self.at))]
-        signs = lines.quantity.str.startswith("difference")
-        cells = list(map(amount, lines["mean"], lines.interval, signs))
-        wide = lines.assign(cell=cells).pivot(
-            index=["block", "round"], columns="head", values="cell"
-        )
-        wide = wide[lines["head"].unique()].fillna("")
-        rows = [
-            [place[0], f"{self.density[place]:.3g} %", *cells]
-            for place, *cells in wide.itertuples(name=None)
-        ]
-        marked = [n for n, (block, number) in enumerate(wide.index) if number in self.rounds[block]]
-        head, start = (
-            [self.question.within, "weights left", *wide],
-            0 if self.question.within else 1,
-        )
-        return {"head": head[start:], "rows": [row[start:] for row in rows], "marked": marked}
 
 
 def with_columns(table, whitebox, measure=CLEAN):
@@ -562,6 +347,16 @@ def with_columns(table, whitebox, measure=CLEAN):
     )
 
 
+def _tried(flags, name):
+    """The settings of an attack on a run's nets, in words; its flags as a row of the table."""
+    names = [flag.name for flag in all_flags()]
+    known = {n: flags[n] for n in names if n in flags}
+    config = RunConfig.of({n: None if v != v else v for n, v in known.items()})
+    # a default by colour is the same for all runs of a data set
+    values = attack_settings(config, name, colour=False).values
+    return ", ".join(f"{key} {value:g}" for key, value in values)
+
+
 def leaves_out(attack):
     """Whether an attack is the control that leaves images out."""
     return any(entry.omits for entry in ATTACKS[attack].values())
@@ -584,14 +379,3 @@ def _in_words(rows, names):
 def _heads(word, name):
     """Whether a pair's name begins with a factor's word: "fgsm − cw" with "fgsm"."""
     return name == word or name.startswith(f"{word} − ")
-
-
-def _told(verdict):
-    """A verdict in words, where what was found has none of its own."""
-    words = {SAME: f"the same within {MARGIN:g} points", "unknown": "too few seeds to say"}
-    return (words | {"ties": "equal in all seeds"}).get(verdict, verdict)
-
-
-def _effect(row):
-    digits = 3 if row.get("unit") == "Jaccard" else 2
-    return amount(row["difference"], row["interval"], digits=digits)

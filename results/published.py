@@ -4,7 +4,6 @@ expN.csv is one tidy table, a row a run and round; expN.json says of each run it
 revision and what it ran on. `gather` reads run folders, `read` what was published, alike.
 """
 
-import glob
 import json
 import re
 from dataclasses import dataclass
@@ -78,12 +77,17 @@ def _with_last_iteration(table):
 
 def _with_autoattack(table):
     """The table with the accuracies that attacks.py evaluate --attacks autoattack has found."""
-    column, found = "whitebox_autoattack_accuracy", {}
+    column, files, found = "whitebox_autoattack_accuracy", {}, {}
     for folder in table.folder.unique():
-        files = glob.glob(f"{glob.escape(folder)}/attacked_evaluation-*autoattack*.csv")
-        sizes = {int(re.search(r"-([0-9]+)(-epsilon[^/]*)?\.csv$", f)[1]): f for f in files}
-        if sizes:
-            rows = read_csv(Path(sizes[max(sizes)]))
+        # at the run's own radius; a file of another has it in its name
+        named = re.compile(r"attacked_evaluation-(?:.+\+)?autoattack(?:\+.+)?-([0-9]+)\.csv")
+        matches = [(named.fullmatch(p.name), p) for p in Path(folder).glob("attacked_*.csv")]
+        files[folder] = {int(match[1]): path for match, path in matches if match}
+    counts = [set(sizes) for sizes in files.values() if sizes]
+    shared = set.intersection(*counts) if counts else set()  # compared on as many images
+    for folder, sizes in files.items():
+        if sizes and shared:
+            rows = read_csv(sizes[max(shared)])
             found |= {(folder, row["round"]): row["autoattack"] for row in rows}
     if not found:
         return table

@@ -4,26 +4,25 @@ A question of one's own is one more entry of QUESTIONS: see CONTRIBUTING.md.
 """
 
 import functools
-
-import pandas as pd
+import re
 
 from attacks import ATTACKS, PARAMETERS
-from results.answer import (
+from results.answer import SECOND, leaves_out
+from results.breaking import LASTS, PGD, breaks
+from results.question import (
     EVERY,
     OVER_DENSE,
-    SECOND,
     TRANSFER,
     WHITEBOX,
     Contrast,
     Factor,
     Panel,
     Question,
-    leaves_out,
 )
-from results.declared import BREAK
-from results.stats import amount, compare, describe, interval_p, judge
+from results.same_ticket import ALIKE, SPECIAL, overlap
+from results.stats import amount
 from results.table import CLEAN, EARLY
-from utils import Registry, UserError
+from utils import Registry
 
 QUESTIONS = Registry("experiment", lambda entry: isinstance(entry, Question), "a Question")
 
@@ -58,18 +57,30 @@ def order_of_images(words):
     return at + (100 if name in controls else 0), float(rate)
 
 
-def same_rate(control, words):
-    """Pairs of attacked images and of the control at the same rate."""
+def same_rate(control, study, words):
+    """Pairs of attacked images and of a control at the same rate: "left out", "noise", "noise l2".
+
+    Noise of a radius is a control of attacks in linf of that radius only.
+    """
     pairs = []
-    for one in words:
-        rate, _, kind = one.partition(" % ")
-        other = f"{rate} % {control}"
-        if kind and not kind.startswith(("left out", "noise")) and other in words:
+    for one in attacked(words):
+        other = f"{one.partition(' % ')[0]} % {control}"
+        if other not in words:
+            continue
+        here, there = (study.flags_of("images", word) for word in (one, other))
+        radius = here["norm"] == "linf" and here["epsilon"] == there["epsilon"]
+        if control != "noise" or radius:
             pairs.append((f"{one} − {other}", one, other))
     return pairs
 
 
-def against_clean(words):
+def attacked(words):
+    """Those of the words that stand for attacked images, not for a control."""
+    kinds = [(word, word.partition(" % ")[2]) for word in words]
+    return [word for word, kind in kinds if kind and not kind.startswith(("left out", "noise"))]
+
+
+def against_clean(study, words):
     """Each kind of images against clean data."""
     return [(word, word, "clean data") for word in words if word != "clean data"]
 
@@ -80,29 +91,39 @@ LT, BOTH = {"prune_type": "lt"}, ("lt", "reinit")
 WINS = ("tickets (lt) beat reinit", "reinit beats tickets (lt)")
 ATTACKED = Panel(TRANSFER, "test images under its own attack (surrogate's)")
 LEAD = Contrast(*WINS, "prune_type", BOTH)
-OMITTED, NOISE = (functools.partial(same_rate, control) for control in ("left out", "noise"))
+OMITTED, NOISE, NOISE_L2 = (
+    functools.partial(same_rate, control) for control in ("left out", "noise", "noise l2")
+)
 
 # how the lead of tickets hangs on the training images; each with the control that tells what of it
 # is the attack's doing
 LEADS = {
     "lead, attacked - as many left out": Contrast(
-        "attacked images make the lead larger than leaving as many out does",
-        "smaller",
+        "the lead is larger with attacked images than with as many left out",
+        "it is smaller",
         "images",
         OMITTED,
         "lt - reinit",
         answers=True,
     ),
     "lead, attacked - noise": Contrast(
-        "larger than noise of the same radius does",
+        "larger than with noise of the same radius",
         "smaller",
         "images",
         NOISE,
         "lt - reinit",
         optional=True,
     ),
-    "lead, attacked - clean data": Contrast(
-        "larger, be it for the attack or for the clean images that are missing",
+    "lead, attacked - noise of an L2 length": Contrast(
+        "larger than with noise of the length that --epsilon gives it",
+        "smaller",
+        "images",
+        NOISE_L2,
+        "lt - reinit",
+        optional=True,
+    ),
+    "lead, against clean data": Contrast(
+        "larger than on clean data (where images are attacked, clean ones are missing too)",
         "smaller",
         "images",
         against_clean,
@@ -139,11 +160,14 @@ def leaking(study):
 
 def unmatched(study):
     """A caution where no arm leaves out what others have attacked."""
-    if any(" % left out" in word for word in study.words["images"]):
+    words = study.words["images"]
+    matched = {one for _, one, _ in OMITTED(study, words)}
+    alone = [word for word in attacked(words) if word not in matched and "100 %" not in word]
+    if not alone:
         return []
     return [
-        "No arm leaves out the images that others have attacked (--attack=omit): what attacked "
-        "images do is not told from what fewer clean images do."
+        f"No arm leaves out as many images as are attacked in {', '.join(alone)} (--attack=omit): "
+        "what attacked images do there is not told from what fewer clean images do."
     ]
 
 
@@ -162,16 +186,10 @@ QUESTIONS["1"] = Question(
 )
 
 
-def radii(study):
-    """A caution where the white-box radii of the arms differ."""
-    what = "White-box attacks have each arm's own --epsilon: compare those of one radius."
-    return [what] if study.whitebox and study.table.epsilon.nunique() > 1 else []
-
-
-def each_other(words):
+def each_other(study, words):
     """Every pair of attacks, controls and clean data left out."""
-    attacks = [w for w in words if " % " in w and " % left out" not in w and " % noise" not in w]
-    return [(f"{a} − {b}", a, b) for n, a in enumerate(attacks) for b in attacks[n + 1 :]]
+    here = attacked(words)
+    return [(f"{a} − {b}", a, b) for n, a in enumerate(here) for b in here[n + 1 :]]
 
 
 QUESTIONS["2"] = Question(
@@ -204,7 +222,7 @@ QUESTIONS["2"] = Question(
     colour="images",
     varies=("attack", "mix_ratio", "norm", "surrogate", "surrogate_epochs", *PARAMETERS),
     one_rate=True,
-    notes=lambda study: [*radii(study), *unmatched(study)],
+    notes=unmatched,
 )
 
 # 3: the same ticket ----------------------------------------------------------------------------
@@ -216,112 +234,19 @@ RATE = Factor(
 )
 OWN, OTHER, RANDOM = "own ticket", "other data's ticket", "random ticket"
 FRESH, REINIT = "other's masks, fresh weights", "own masks, fresh weights"
-OVERLAPS = {
-    "within": "same data, other order (ceiling)",
-    "between": "clean and attacked data",
-    "theta0": "independent given |theta_0|",
-    "chance": "chance",
-    "difference": "ceiling − clean and attacked",
-}
-ALIKE = (
-    "the tickets are not the same: less alike than two of the same data",
-    "they are more alike",
-)
 
 
 def ticket(flags):
     """Whose masks a run trains under, and from which weights."""
     own, other = {"lt": OWN, "reinit": REINIT}, {"lt": OTHER, "shuffle": RANDOM, "reinit": FRESH}
-    return (other if flags["ticket_arm"] else own).get(flags["prune_type"], "another prune type")
-
-
-def overlap(study, tables):
-    """How alike the masks of the two data sets are, from the tables that tickets.py wrote.
-
-    tables: groups.csv, and beside.csv where tickets.py had controls. (what it says at the declared
-    density, its comparisons, its lines); UserError for tables that are damaged or of other runs.
-    """
-    if "groups" not in tables:
-        wrote = "the folder that tickets.py --a ... --b ... -o FOLDER wrote"
-        raise UserError(f"experiment 3 needs --tickets: {wrote}")
-    groups, at, density = tables["groups"], study.at[""], study.density[""]
-    try:
-        groups = groups[groups["round"].astype(str) != "all"].apply(pd.to_numeric).assign(block="")
-        lines = pd.concat([_overlap_line(groups, name) for name in OVERLAPS], ignore_index=True)
-        p, smallest = groups.set_index("round").loc[at, ["p", "smallest_p"]]
-        here = lines[lines["round"] == at].set_index("name")
-        if abs(here.density_percent.iloc[0] - density[at]) > 0.1:
-            raise ValueError
-        controls, extra = _controls(tables.get("beside"), at)
-    except (KeyError, TypeError, ValueError):
-        needed = f"round {at} at {density[at]:.3g} % of the weights is needed"
-        right = "tickets.py --a CLEAN RUNS --b ATTACKED RUNS -o FOLDER writes them"
-        what = "the tables of --tickets are damaged or of other runs"
-        raise UserError(f"{what} ({needed}): {right}") from None
-    mean, half, count = here.loc["difference", ["mean", "interval", "seeds"]]
-    count = int(count) if half >= 0 else 1  # no interval: one theta_0 at most has a ceiling
-    row = {"label": OVERLAPS["difference"], "difference": mean, "interval": half, "n": count}
-    row |= {"p": interval_p(mean, half, count), "permutation_p": p}
-    judged = judge([row | {"smallest_permutation_p": smallest, "unit": "Jaccard"}])
-    between, within, chance = (
-        amount(*here.loc[name, ["mean", "interval"]], sign=False, digits=3)
-        for name in ("between", "within", "chance")
-    )
-    numbers = f"Jaccard index {between}, in another order {within}, by chance {chance}"
-    at_density = f"at {density[at]:.3g} % of the weights"
-    words = f"Masks, {at_density}: {describe(judged, *ALIKE)}; {numbers}, permutation p = {p:.2g}."
-    found = {"overlap": judged} | ({"overlap, control - attacked": controls} if controls else {})
-    return f"{words} {extra}", found, lines
-
-
-SPECIAL = (
-    "attacked data changes the ticket more than the control does",
-    "the control changes it more",
-)
-
-
-def _controls(beside, at):
-    """Judged comparisons of the controls' overlap with the attacked data's, and their words."""
-    if beside is None:
-        return [], (
-            "Whether any other change of the data would do the same is not known: no control was "
-            "compared (tickets.py --beside)."
-        )
-    rows = beside[beside["round"].astype(str) == str(at)]
-    judged = judge(
-        [
-            {
-                "label": str(row["name"]),
-                "difference": float(row.difference),
-                "interval": float(row.difference_interval),
-                "n": int(row.theta0s),
-                "p": float(row.p),
-                "unit": "Jaccard",
-            }
-            for _, row in rows.iterrows()
-        ]
-    )
-    shown = ", ".join(
-        f"{row['name']} {amount(row.jaccard, row.jaccard_interval, sign=False, digits=3)}"
-        for _, row in rows.iterrows()
-    )
-    words = describe(judged, *SPECIAL)
-    return judged, f"Beside controls (overlap with the clean tickets: {shown}): {words}."
-
-
-def _overlap_line(groups, name):
-    quantity = "difference of Jaccard" if name == "difference" else "Jaccard"
-    return groups[["round", "block"]].assign(
-        shows=quantity,
-        quantity=quantity,
-        name=name,
-        arm=OVERLAPS[name],
-        head=f"Jaccard index, {OVERLAPS[name]}",
-        density_percent=50 * (groups.density_a + groups.density_b),
-        mean=groups[name],
-        interval=groups[f"{name}_interval"],
-        seeds=groups.theta0s,
-    )
+    if not flags["ticket_arm"]:
+        return own.get(flags["prune_type"], "another prune type")
+    # "mnist-fc1-fgsm0.5-lt-1a2b3c4d", of all rounds: the other data's, of the same seed
+    named = re.fullmatch(r".*-(clean|[a-z_]+[0-9.e-]+)-lt-[0-9a-f]{8}", flags["ticket_arm"])
+    there = float(re.search(r"[0-9.e-]*$", named[1])[0] or 0) if named else flags["mix_ratio"]
+    if there == flags["mix_ratio"] or flags["ticket_seed"] != flags["seed"]:
+        return "a ticket that is not the other data's of the same seed"
+    return other.get(flags["prune_type"], "another prune type")
 
 
 QUESTIONS["3"] = Question(
@@ -329,11 +254,14 @@ QUESTIONS["3"] = Question(
     factors={"ticket": Factor(ticket, (OWN, OTHER, RANDOM, FRESH, REINIT)), "rate": RATE},
     contrasts={
         "other ticket - own ticket": Contrast(
-            "the other's is better", "it is worse", "ticket", ((OTHER, OWN),), answers=True
+            "the other data's ticket is better", "it is worse", "ticket", (OTHER, OWN), answers=True
         ),
         # a random ticket: its masks permuted within each layer; fresh weights: another theta_0
         "other ticket - controls": Contrast(
-            "better", "worse", "ticket", ((OTHER, RANDOM), (OTHER, FRESH))
+            "the other data's ticket is better",
+            "it is worse",
+            "ticket",
+            lambda study, words: [(f"{OTHER} − {c}", OTHER, c) for c in (RANDOM, FRESH)],
         ),
         "other ticket - own ticket, one data set - the other": Contrast(
             "better", "worse", "rate", EVERY, "other ticket - own ticket", optional=True
@@ -380,17 +308,17 @@ QUESTIONS["4"] = conditions(
     "Are architectures affected differently?",
     "arch_type",
     **{
-        "lead, attacked - clean data, one architecture - another": Contrast(
-            "affected more",
-            "affected less",
+        "lead, against clean data, one architecture - another": Contrast(
+            "it rises more, or falls less",
+            "it rises less, or falls more",
             "arch_type",
             EVERY,
-            "lead, attacked - clean data",
+            "lead, against clean data",
             optional=True,
         ),
         "lead, attacked - as many left out, one architecture - another": Contrast(
-            "affected more",
-            "affected less",
+            "it rises more, or falls less",
+            "it rises less, or falls more",
             "arch_type",
             EVERY,
             "lead, attacked - as many left out",
@@ -434,7 +362,6 @@ QUESTIONS["6"] = Question(
 
 # 7: robustness ---------------------------------------------------------------------------------
 
-PGD = "whitebox_pgd_accuracy"
 TRAINED = {"": "standard", "online fgsm": "FGSM", "online pgd": "PGD", "trades pgd": "TRADES"}
 
 
@@ -443,43 +370,6 @@ def training_of(flags):
     online = flags["mix_ratio"] and flags["attack_mode"] != "static"
     key = f"{flags['attack_mode']} {flags['attack']}" if online else ""
     return TRAINED.get(key, key) if online or not flags["mix_ratio"] else images_of(flags)
-
-
-LASTS = ("robustness lasts longer than accuracy", "robustness breaks first")
-
-
-def breaks(study, tables):
-    """At which density accuracies of tickets fall BREAK points below their dense nets'.
-
-    Rounds are compared, seed by seed: a negative difference says that robustness breaks first.
-    """
-    rows, density = study.table[study.table.prune_type == "lt"], study.density[""]
-    last, found = density.index.max(), []
-    for (training, _), run in rows.sort_values("round").groupby(["training", "seed"], sort=False):
-        first = {"training": training}
-        for name in (PGD, CLEAN):
-            below = run["round"][run[name] < run[name].iloc[0] - BREAK]
-            first[name] = below.min() if len(below) else last + 1
-        found.append(first)
-    found = pd.DataFrame(found)
-    groups = found.groupby("training", sort=False)
-    judged = judge([compare(name, part[PGD] - part[CLEAN]) for name, part in groups])
-
-    def share(number):
-        return (
-            f"{density[int(number)]:.3g} %" if number <= last else f"not by {density[last]:.3g} %"
-        )
-
-    shown = "; ".join(
-        f"{name}: PGD {share(part[PGD].median())}, clean {share(part[CLEAN].median())}"
-        for name, part in groups
-    )
-    words = describe(judged, *LASTS)
-    line = (
-        f"Rounds until tickets are {BREAK:g} points below their dense net, PGD - clean: {words} "
-        f"(at which density, median over seeds: {shown})."
-    )
-    return line, {"rounds until it breaks, PGD - clean": judged}, pd.DataFrame()
 
 
 def order_of_training(words):

@@ -73,6 +73,8 @@ def test_together_is_as_alone(name, tmp_path, cache):
     assert go(tmp_path / "alone", *flags, "--cohort_size=1") == 0
     assert go(tmp_path / "together", *flags, "--cohort_size=2") == 0
     alone = sorted((tmp_path / "alone").iterdir())
+    if name == "reinit_draw":  # their ticket was trained first
+        alone = [folder for folder in alone if "-reinit-" in folder.name]
     assert len(alone) == 2
     for folder in alone:
         close(numbers(folder), numbers(tmp_path / "together" / folder.name))

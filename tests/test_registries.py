@@ -23,7 +23,7 @@ from experiment import COLUMNS
 from helpers import CPU, go, only, saved_flags
 from pruning import CRITERIA, PRUNE_TYPES, Criterion, PruneType
 from results import robustness
-from results.answer import Contrast, Factor, Panel, Question
+from results.question import Contrast, Factor, Panel, Question
 from results.questions import QUESTIONS
 from store.files import read_csv
 from utils import Registry, UserError

@@ -14,9 +14,10 @@ from scipy import stats as scipy_stats
 
 import report
 from helpers import DENSITIES, fake_run, fake_study
-from results import published, stats
-from results.answer import Contrast, Factor, Panel, Question, Study
+from results import published, stats, words
+from results.answer import Study
 from results.declared import rounds_of
+from results.question import Contrast, Factor, Panel, Question
 from results.questions import QUESTIONS
 from results.table import load
 from store.files import read_csv, write_csv
@@ -30,7 +31,7 @@ def answer(experiment, *folders, **tables):
     """What a question's engine finds, as it is saved, without drawing it."""
     runs = published.gather([f"{folder}/*" for folder in folders])
     study = Study(QUESTIONS[experiment], runs.table, tables)
-    saved = json.loads(json.dumps(study.answer(), allow_nan=False))
+    saved = json.loads(json.dumps(words.answer(study), allow_nan=False))
     return saved | {"lines": study.lines.to_dict("records")}
 
 
@@ -181,7 +182,7 @@ def test_attack_rate_tells_planted_from_absent(tmp_path):
     assert verdicts(saved, "lt - reinit") == {
         "clean data": "above", "25 % fgsm": "same", "50 % fgsm": "below",
     }  # fmt: skip
-    assert verdicts(saved, "lead, attacked - clean data") == {
+    assert verdicts(saved, "lead, against clean data") == {
         "25 % fgsm": "below", "50 % fgsm": "below",
     }  # fmt: skip
     dense = verdicts(saved, "an arm - its dense net")
@@ -189,7 +190,7 @@ def test_attack_rate_tells_planted_from_absent(tmp_path):
     gain = saved["comparisons"][0]["difference"]
     assert gain == pytest.approx(1.5, abs=0.3) and f"+{gain:.2f} ± 0." in saved["answer"]
     assert not any("label leaking" in line for line in saved["details"])
-    assert any("not told from what fewer clean images do" in line for line in saved["details"])
+    assert any("not told from what fewer" in line for line in saved["details"])
     rows = read_csv(tmp_path / "report" / "exp1-means.csv")
     assert {row["quantity"] for row in rows} == {
         "test_accuracy", "difference of test_accuracy", "transfer", "whitebox_fgsm_accuracy",
@@ -292,7 +293,8 @@ def two_tickets(tmp_path_factory):
         for kind, level in (("lt", 97), ("reinit", 95), ("shuffle", 94)):
             for seed in range(5):
                 levels = (level + rng.normal(0, 0.05, 5)).tolist()
-                flags = {"ticket": str(source), "ticket_arm": "other", "ticket_seed": 9}
+                arm = f"digits-fc1-fgsm{value:g}-lt-0123abcd"
+                flags = {"ticket": str(source), "ticket_arm": arm, "ticket_seed": seed}
                 path = fake_run(folder / "transfer", levels, prune_type=kind, seed=seed,
                                 **rate(0.5 - value))  # fmt: skip
                 config = json.loads((path / "config.json").read_text())
@@ -330,7 +332,7 @@ def test_same_ticket(tmp_path, two_tickets, gaps, more, verdict, words):
     assert row["verdict"] == verdict and words in saved["answer"]
     assert row["permutation_p"] == 0.01 and row["difference"] == gaps[3]
     controls = verdicts(saved, "other ticket - controls")
-    assert controls["random ticket, clean data"] == "above"
+    assert controls["other data's ticket − random ticket, clean data"] == "above"
     assert set(controls.values()) == {"above"} and len(controls) == 4
     lines = saved["lines"]
     ceiling = [
@@ -359,7 +361,7 @@ def test_architectures_and_datasets(tmp_path):
     other = {"arch_type": "lenet5", "prune_percent": 30.0}
     fake_study(tmp_path / "b", [(rate(0), 1, 97), (rate(0.5), 3.5, 96)], **other)
     saved = answer("4", runs, tmp_path / "b")
-    between = verdicts(saved, "lead, attacked - clean data, one architecture - another")
+    between = verdicts(saved, "lead, against clean data, one architecture - another")
     assert between == {"fc1 − lenet5, 50 % fgsm": "below"}
     assert {row[0] for row in saved["table"]["rows"]} == {"fc1", "lenet5"}
     assert saved["density_percent"] == {"fc1": 10, "lenet5": 10}
@@ -586,7 +588,10 @@ def test_a_missing_arm_a_double_and_what_is_no_run(tmp_path, capsys):
     config = json.loads((twin / "config.json").read_text())
     config["flags"]["data_id"] = "another file"
     (twin / "config.json").write_text(json.dumps(config))
-    assert "are the same arm and seed" in fails(capsys, f"{runs}/*", twin, *where)
+    assert "differ in --data_id" in fails(capsys, f"{runs}/*", twin, *where)
+    config["flags"]["data_id"], config["flags"]["trades_beta"] = "", 1.0
+    (twin / "config.json").write_text(json.dumps(config))
+    assert "differ in --trades_beta" in fails(capsys, f"{runs}/*", twin, *where)
     for folder in runs.glob("*reinit*"):
         shutil.rmtree(folder)
     assert "there are no runs of reinit, clean data" in fails(capsys, f"{runs}/*", *where)

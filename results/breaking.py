@@ -1,0 +1,60 @@
+"""Question 7's own part: at which density robustness and accuracy break."""
+
+import pandas as pd
+
+from results.declared import BREAK, SOME
+from results.stats import compare, describe, judge
+from results.table import CLEAN
+
+PGD = "whitebox_pgd_accuracy"
+LASTS = ("robustness lasts longer than accuracy", "robustness breaks first")
+
+
+def breaks(study, tables):
+    """At which density accuracies of tickets fall BREAK points below their dense nets'.
+
+    Rounds are compared, seed by seed: a negative difference says that robustness breaks first. Runs
+    that are unfinished are left out, and nets that have no robustness to lose. What does not break
+    by the last round counts as the round after it, so that a difference is a bound then.
+    """
+    density, found, weak = study.density[""], [], {}
+    last = density.index.max()
+    rows = study.table[study.table.prune_type == "lt"].sort_values("round")
+    for (training, _), run in rows.groupby(["training", "seed"], sort=False):
+        if run["round"].max() < last:
+            continue
+        if run[PGD].iloc[0] < SOME:
+            weak.setdefault(training, []).append(run[PGD].iloc[0])
+            continue
+        first = {"training": training}
+        for name in (PGD, CLEAN):
+            below = run["round"][run[name] < run[name].iloc[0] - BREAK]
+            first[name] = below.min() if len(below) else last + 1
+        found.append(first)
+    none = "; ".join(
+        f"{name} has none to lose ({sum(values) / len(values):.1f} % under PGD when dense)"
+        for name, values in weak.items()
+    )
+    if not found:
+        return f"Robustness: {none or 'no run is finished'}.", {}, pd.DataFrame()
+    found = pd.DataFrame(found)
+    groups = found.groupby("training", sort=False)
+    judged = judge([compare(name, part[PGD] - part[CLEAN]) for name, part in groups])
+    judged = [row | {"unit": "rounds", "basis": "every round down to the last"} for row in judged]
+
+    def share(number):
+        reached = int(number) <= last
+        return f"{density[int(number)]:.3g} %" if reached else f"not by {density[last]:.3g} %"
+
+    shown = "; ".join(
+        f"{name}: PGD {share(part[PGD].median())}, clean {share(part[CLEAN].median())}"
+        for name, part in groups
+    )
+    line = (
+        f"Rounds until tickets are {BREAK:g} points below their dense net, PGD - clean: "
+        f"{describe(judged, *LASTS)} (at which density, median over seeds: {shown})"
+    )
+    if (found[[PGD, CLEAN]] > last).any(axis=None):
+        line += "; where one does not break by the end the difference is a bound"
+    line += f". Robustness: {none}." if none else "."
+    return line, {"rounds until it breaks, PGD - clean": judged}, pd.DataFrame()

@@ -1,0 +1,237 @@
+"""What a Study found, in words and tables: nothing here computes a statistic."""
+
+from results.answer import ODDS, POINTS, PRIMARY, SECOND
+from results.declared import MARGIN
+from results.stats import SAME, amount, describe
+from results.table import column_title
+
+
+def unfinished(study):
+    """How many runs have not come to their last round."""
+    runs = study.table.groupby("folder")
+    late = runs["round"].max() + 1 < runs.prune_iterations.first()
+    return int((late | ~runs.done.all()).sum())
+
+
+def where(study, summary=PRIMARY):
+    """At which densities a summary is, in words."""
+    if summary == SECOND:
+        shares = dict.fromkeys(f"{study.density[place]:.3g} %" for place in study.at.items())
+        return f"at {' and '.join(shares)} of the weights"
+    spans = {}
+    for block, rounds in study.rounds.items():
+        span = [f"{study.density[block, number]:.3g}" for number in (rounds[0], rounds[-1])]
+        spans[f"{span[0]} to {span[1]} %" if len(rounds) > 1 else f"{span[0]} %"] = None
+    return f"mean over {' and '.join(spans)} of the weights"
+
+
+def sentence(study, name, rows):
+    """A contrast's judged comparisons in words; "" for an optional one without any."""
+    contrast = study.question.contrasts[name]
+    words = describe(rows, contrast.above, contrast.below)
+    if not words and contrast.optional:
+        return ""
+    return f"{name}: {words or 'there is nothing to compare it with'}."
+
+
+def answer(study):
+    """What is found: answer, details, verdicts, comparisons, table, density_percent."""
+    answering, measure = study.answering(), study.question.measure
+    said = {name: sentence(study, name, rows) for name, rows in study.families.items()}
+    answers = [said.pop(name) for name in answering]
+    unit = f"in points of accuracy on {column_title(measure)}"
+    at = f"{where(study).capitalize()}, {unit}:"
+    compared = {(measure, POINTS, PRIMARY): study.families}
+    compared[measure, POINTS, SECOND] = study.families_of(measure, POINTS, SECOND)
+    second = [sentence(study, n, compared[measure, POINTS, SECOND][n]) for n in answering]
+    details = [*said.values()]
+    if set(study.at.items()) != {(b, n[0]) for b, n in study.rounds.items() if len(n) == 1}:
+        details.append(f"Second measure, {where(study, SECOND)}: {' '.join(filter(None, second))}")
+    for other, title in study.measures().items():
+        for scale in (POINTS, ODDS):
+            if (other, scale) != (measure, POINTS):
+                compared[other, scale, PRIMARY] = study.families_of(other, scale, PRIMARY)
+        if other != measure:
+            rows = compared[other, POINTS, PRIMARY]
+            words = filter(None, (sentence(study, n, rows[n]) for n in answering))
+            details.append(f"On {title}: {' '.join(words)}")
+    details.append(_in_odds(study, compared[measure, ODDS, PRIMARY]))
+    details += [*study.question.notes(study), *_cautions(study), _counted(study, compared)]
+    rows = [
+        {"family": name, "measure": column, "scale": scale, "summary": summary} | row
+        for (column, scale, summary), families in compared.items()
+        for name, found in families.items()
+        for row in found
+    ]
+    rows += [{"family": name} | row for name, found in study.more.items() for row in found]
+    density = {block: round(float(study.density[block, at]), 6) for block, at in study.at.items()}
+    return {
+        "answer": " ".join([study.opening, at, *filter(None, answers)]).strip(),
+        "details": list(filter(None, details)),
+        "verdicts": _verdicts(study),
+        # JSON has no nan
+        "comparisons": [{n: v if v == v else None for n, v in row.items()} for row in rows],
+        "table": _compact(study),
+        "density_percent": density if study.question.within else density[""],
+    }
+
+
+def _in_odds(study, odds):
+    """Whether the verdicts hang on the scale."""
+    pairs = [
+        (name, row, other)
+        for name in study.answering()
+        for row, other in zip(study.families[name], odds[name], strict=True)
+        if row["p"] == row["p"] or other["p"] == other["p"]  # something was tested
+    ]
+    claims = {"above", "below"}
+    differ = [
+        f"{name}{', ' * bool(row['label'])}{row['label']} ({_effect(other)}, "
+        f"{told(other['verdict'])})"
+        for name, row, other in pairs
+        if {row["verdict"], other["verdict"]} & claims and row["verdict"] != other["verdict"]
+    ]
+    if differ:
+        return f"In log-odds it is otherwise for {'; '.join(differ)}."
+    if any(row["verdict"] in claims for _, row, _ in pairs):
+        return "In log-odds the same differences are found."
+    return "In log-odds no difference is found either." if pairs else ""
+
+
+def _cautions(study):
+    """What the answer does not contain."""
+    lines = [*_surrogates(study), *_censored(study)]
+    for column, (one, other) in study.unlike.items():
+        lines.append(
+            f"Arms are not compared on {column_title(column)}: some were attacked with {one}, "
+            f"others with {other}."
+        )
+    if study.left_out:
+        few = ", ".join(study.left_out[:3]) + (" ..." if len(study.left_out) > 3 else "")
+        lines.append(f"Left out, for they lack a round of the answer: {few}.")
+    if late := unfinished(study):
+        count = study.table.folder.nunique()
+        lines.append(f"{late} of the {count} runs are unfinished: the answer can change.")
+    per_arm = study.table.groupby([*study.words]).seed.agg(lambda seeds: frozenset(seeds))
+    if len(set(per_arm)) > 1:
+        lines.append(
+            f"The arms differ in their seeds ({min(map(len, per_arm))} to "
+            f"{max(map(len, per_arm))}): each comparison takes those that both have."
+        )
+    return lines
+
+
+def _surrogates(study):
+    """Whether intervals hold for other surrogates, of each data set or network by itself."""
+    runs = study.table.drop_duplicates("folder")
+    attacked = runs[(runs.mix_ratio > 0) & (runs.attack_mode == "static")]
+    lines = []
+    for block, rows in attacked.groupby("block", sort=False):
+        if rows.seed.nunique() < 2:
+            continue
+        own = {str(value) for value in rows.attack_seed} == {"seed"}
+        shared = "The seeds share one surrogate and one attacked set (--attack_seed): the intervals"
+        shared += " say nothing of another surrogate."
+        each = "Each seed has a surrogate and attacked images of its own (--attack_seed=seed)."
+        lines.append(f"{block}: " * bool(block) + (each if own else shared))
+    return lines
+
+
+def _censored(study):
+    """Where early stopping is at the last validation, so that nets are not trained to their end."""
+    if "last_iteration" not in study.table:
+        return []
+    table = study.table
+    places = zip(table["round"], table.block, strict=True)
+    declared = [number in study.rounds[block] for number, block in places]
+    rows = table[declared]
+    late = (rows.early_stop_iteration >= rows.last_iteration).groupby(_arm(study, rows)).mean()
+    worst = late[late > 0.2].sort_values(ascending=False)
+    if worst.empty:
+        return []
+    shown = ", ".join(f"{arm} {100 * share:.0f} %" for arm, share in worst.head(4).items())
+    more = " ..." if len(worst) > 4 else ""
+    return [
+        f"The validation loss was lowest at the last validation in many rounds ({shown}{more}): "
+        "those nets are not trained to their end, so that a lead may be one of speed, and "
+        "differences in early stopping are bounds."
+    ]
+
+
+def _arm(study, rows):
+    """The arm of each row in words."""
+    return rows[[*study.words]].agg(", ".join, axis=1)
+
+
+def _counted(study, compared):
+    """How many families there are, and what they are corrected for."""
+    main = sum(len(study.families[name]) for name in study.answering())
+    families = sum(
+        1
+        for found in compared.values()
+        for name, rows in found.items()
+        if rows and name not in study.answering()
+    )
+    others = len(compared) - 1 + families + sum(1 for rows in study.more.values() if rows)
+    return (
+        f"{main} comparison{'s' * (main != 1)} answer{'s' * (main == 1)} the question, "
+        f"corrected together (Holm); {others} further families of comparisons are each "
+        "corrected for themselves only, so some of them find something by chance; no interval "
+        "is corrected."
+    )
+
+
+def _verdicts(study):
+    """Rows of the page's first table: what is compared, the verdict, effects, seeds, basis."""
+    runs = study.table.drop_duplicates("folder")
+    epochs = "/".join(map(str, sorted(runs.end_iter.unique())))
+    names = ("dataset", "arch_type")
+    basis = [", ".join(dict.fromkeys(map(str, runs[name]))) for name in names]
+    basis = f"{basis[1]} on {basis[0]}, {epochs} epochs a round, {where(study)}"
+    found = {name: study.families[name] for name in study.answering()} | study.more
+    rows = []
+    for name, comparisons in found.items():
+        contrast = study.question.contrasts.get(name)
+        said = (contrast.above, contrast.below) if contrast else study.question.words[name]
+        words = dict(zip(("above", "below"), said, strict=True))
+        for verdict in dict.fromkeys(row["verdict"] for row in comparisons):
+            here = [row for row in comparisons if row["verdict"] == verdict]
+            rows.append({
+                "compared": name,
+                "verdict": words.get(verdict, told(verdict)),
+                "effect": "; ".join(f"{row['label']} {_effect(row)}".strip() for row in here),
+                "seeds": "/".join(map(str, sorted({row["n"] for row in here}))),
+                "rests on": here[0].get("basis") or basis,
+            })  # fmt: skip
+    return rows
+
+
+def _compact(study):
+    """The table of the page: a row a density (and value of `within`), a column an arm."""
+    wanted = ["Jaccard", study.question.measure, *study.question.contrasts]
+    lines = study.lines[study.lines.shows.isin(wanted) & study.lines.block.isin(list(study.at))]
+    signs = lines.quantity.str.startswith("difference")
+    cells = list(map(amount, lines["mean"], lines.interval, signs))
+    wide = lines.assign(cell=cells).pivot(index=["block", "round"], columns="head", values="cell")
+    wide = wide[lines["head"].unique()].fillna("")
+    rows = [
+        [place[0], f"{study.density[place]:.3g} %", *cells]
+        for place, *cells in wide.itertuples(name=None)
+    ]
+    marked = [n for n, (block, number) in enumerate(wide.index) if number in study.rounds[block]]
+    head, start = (
+        [study.question.within, "weights left", *wide],
+        0 if study.question.within else 1,
+    )
+    return {"head": head[start:], "rows": [row[start:] for row in rows], "marked": marked}
+
+
+def told(verdict):
+    """A verdict in words, where what was found has none of its own."""
+    words = {SAME: f"the same within {MARGIN:g} points", "unknown": "too few seeds to say"}
+    return (words | {"ties": "equal in all seeds"}).get(verdict, verdict)
+
+
+def _effect(row):
+    digits = 3 if row.get("unit") == "Jaccard" else 2
+    return amount(row["difference"], row["interval"], digits=digits)
