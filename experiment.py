@@ -30,7 +30,7 @@ from store.runfolder import RunFolder, load_masks, read_rounds
 from store.saved import provenance
 from store.ticket import ticket_place
 from train import Diverged, Stopped, evaluate, fit
-from utils import Registry, UserError, eval_examples, stream
+from utils import Registry, UserError, advice, eval_examples, stream
 
 
 @dataclass
@@ -338,7 +338,8 @@ def ticket_masks(config, number):
     if wanted >= len(rows):
         right = "train it to its end, or name fewer --prune_iterations"
         raise UserError(f"--ticket={config.ticket} has no finished round {wanted}: {right}")
-    return load_masks(folder.masks(wanted), kept=rows[wanted]["kept"])
+    with advice(f"bring the ticket {path} back, or train it again"):
+        return load_masks(folder.masks(wanted), kept=rows[wanted]["kept"])
 
 
 def check_ticket(config, model):
@@ -349,7 +350,14 @@ def check_ticket(config, model):
     def shape(masks, name):
         return "x".join(map(str, masks[name].shape)) if name in masks else "none"
 
-    here = pruning.ones(model)
+    here, own = pruning.ones(model), own_ticket(config)
+    if own:  # nobody has looked into a folder that says it is done
+        folder = RunFolder(config.ticket)
+        again = f"remove {folder.path} to train that ticket again"
+        if not folder.config_file.exists():
+            raise UserError(f"{folder.path} is no run folder: {again}")
+        with advice(again):
+            folder.progress(own)
     for number in range(config.prune_iterations):
         there = ticket_masks(config, number)
         for name in sorted(here.keys() | there.keys()):

@@ -12,6 +12,7 @@ import textwrap
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 
 from results import figures
 from results.stats import summarise
@@ -19,6 +20,7 @@ from results.table import (
     CLEAN,
     EARLY,
     attacked_columns,
+    by_seed,
     column_title,
     epochs,
     extra_columns,
@@ -39,7 +41,8 @@ TRAINING = {  # columns of epochs.csv that are drawn
 
 def curve(rows, column):
     """Mean and interval of a column at every round of an arm's rows, over the runs that have it."""
-    by_round = rows.dropna(subset=[column]).groupby("round")
+    rows = by_seed(rows.dropna(subset=[column]), [column, "density"])
+    by_round = rows.groupby("round")
     return summarise(by_round[column]).assign(density_percent=100 * by_round.density.mean())
 
 
@@ -52,7 +55,7 @@ def curves_figure(table, title, columns):
     colours = figures.palette(arms.ngroups)
     for axis, column in zip(axes, columns, strict=True):
         lines = [
-            figures.Line(curve(rows, column), colour, label=f"{arm} (n={rows.folder.nunique()})")
+            figures.Line(curve(rows, column), colour, label=f"{arm} (n={rows.seed.nunique()})")
             for (arm, rows), colour in zip(arms, colours, strict=True)
         ]
         name = column_title(column)
@@ -136,8 +139,13 @@ FIGURES = {
 def summary(table):
     """Columns of summary.csv: arm, round, seeds, density, mean and half-width of every number."""
     columns = [CLEAN, "test_accuracy_last", *attacked_columns(table), EARLY, *extra_columns(table)]
-    groups = table.groupby(["arm", "round"], observed=True)
-    found = groups.agg(seeds=("folder", "nunique"), density=("density", "mean")).round(6)
+    arms = table.groupby("arm", observed=True)
+    rows = pd.concat(
+        {arm: by_seed(part, [*columns, "density"]) for arm, part in arms}, names=["arm"]
+    )
+    rows = rows.reset_index("arm").astype({"arm": table.arm.dtype})
+    groups = rows.groupby(["arm", "round"], observed=True)
+    found = groups.agg(seeds=("seed", "nunique"), density=("density", "mean")).round(6)
     for column in columns:
         numbers = summarise(groups[column]).round(3)
         found[column], found[f"{column}_interval"] = numbers["mean"], numbers.interval

@@ -23,7 +23,7 @@ from results.page import fill, page, section
 from results.panels import draw
 from results.questions import QUESTIONS
 from store.files import write_atomic, write_csv, write_json, write_text
-from utils import OneLineParser, UserError
+from utils import OneLineParser, UserError, nonempty
 
 MEANS = ["arm", "quantity", "round", "density_percent", "mean", "interval", "seeds"]
 
@@ -120,7 +120,8 @@ def make_parser():
     trained = "the commands that trained the runs, one a line, for the page"
     parser.add_argument("--command", default="", metavar="TEXT", help=trained)
     where = "where the files and report.html go (default: report)"
-    parser.add_argument("-o", "--output", default="report", metavar="FOLDER", help=where)
+    shown = {"default": "report", "metavar": "FOLDER", "type": nonempty}
+    parser.add_argument("-o", "--output", help=where, **shown)
     blocks = "a Markdown page whose blocks <!-- expN answer --> ... <!-- end --> are written anew"
     parser.add_argument("--fill", nargs="+", default=[], metavar="FILE", help=blocks)
     return parser
@@ -163,19 +164,31 @@ def from_published(args):
     return found
 
 
+def _text_of(path):
+    """The text of a page to fill."""
+    try:
+        return Path(path).read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        why = getattr(error, "strerror", None) or "it is no UTF-8 text"
+        raise UserError(f"--fill {path} cannot be read ({why}): name a Markdown page") from None
+
+
 def work(args):
     """Answer, write the files and the page of all that are there."""
     output = Path(args.output)
     found = from_published(args) if args.source else from_runs(args)
     results, pictures = read_results(output, but=found)
+    results |= {name: saved for name, (saved, *_) in found.items()}
+    ordered = {name: results[name] for name in QUESTIONS if name in results}
+    filled = {path: fill(_text_of(path), ordered, path) for path in args.fill}
+    page(
+        ordered, dict.fromkeys(ordered, b"")
+    )  # whatever is wrong is told before anything is written
     for name, (saved, *rest) in found.items():
         pictures[name] = write(output, name, saved, *rest)
-        results[name] = saved
-    ordered = {name: results[name] for name in QUESTIONS if name in results}
     write_text(output / "report.html", page(ordered, pictures))
-    for path in args.fill:
-        text = Path(path).read_text(encoding="utf-8")
-        write_text(Path(path), fill(text, ordered, path))
+    for path, text in filled.items():
+        write_text(Path(path), text)
     for name, (saved, *_) in found.items():
         print(saved["answer"], output / f"exp{name}.png", sep="\n")
     print(output / "report.html")

@@ -312,6 +312,9 @@ def load_all(args):
 def named(beside):
     """[(name, RUN words)] of the --beside flags; UserError for a name without runs."""
     for name, *words in beside:
+        if not name.strip() or (Path(name) / "config.json").exists():
+            what = "a name comes before the runs (--beside NAME RUN ...)"
+            raise UserError(f"--beside {name or repr('')}: {what}")
         if not words:
             raise UserError(f"--beside {name}: a name and its runs are needed (--beside NAME RUN)")
     return [(name, words) for name, *words in beside]

@@ -205,7 +205,7 @@ class Study:
         here = set(values.index.get_level_values(contrast.along))
         words = [word for word in self.words[contrast.along] if word in here]
         if callable(contrast.pairs):
-            return contrast.pairs(self, words)
+            return [pair for pair in contrast.pairs(self, words) if {*pair[1:]} <= here]
         if contrast.pairs == FIRST:
             return [(word, word, words[0]) for word in words[1:]]
         if contrast.pairs == EVERY:

@@ -57,7 +57,8 @@ def verdicts(results):
         for name, saved in results.items()
         for row in saved["verdicts"]
     ]
-    table = pd.DataFrame(rows)
+    columns = ["question", "compared", "verdict", "effect", "seeds", "rests on"]
+    table = pd.DataFrame(rows, columns=columns)
     table["question"] = table.question.where(~table.question.duplicated(), "")
     return table
 
@@ -74,11 +75,14 @@ def fill(text, results, path):
     """A Markdown page with its blocks written anew from saved results.
 
     A block is <!-- verdicts -->, <!-- expN answer --> or <!-- expN details --> up to <!-- end -->.
-    UserError for a block of an experiment that is not there.
+    UserError for a page without a block, a block without its end, or of an experiment that is not
+    there.
     """
 
-    def write(match):
+    def written(match):
         what, *kind = match[1].split()
+        if "<!--" in match[2]:
+            raise UserError(f"{path}: <!-- {match[1]} --> has no <!-- end --> before the next one")
         if what == "verdicts":
             body = markdown(verdicts(results).drop(columns="rests on"))
         else:
@@ -91,7 +95,12 @@ def fill(text, results, path):
             body = saved["answer"] if kind == ["answer"] else "\n".join(lines)
         return f"<!-- {match[1]} -->\n{body}\n<!-- end -->"
 
-    return re.sub(r"<!-- (verdicts|exp\w+ \w+) -->\n.*?<!-- end -->", write, text, flags=re.DOTALL)
+    begin = r"<!-- (verdicts|exp\w+ \w+) -->\n"
+    filled, count = re.subn(begin + r"(.*?)<!-- end -->", written, text, flags=re.DOTALL)
+    if count != len(re.findall(begin, text)) or not count:
+        what = "has a block without <!-- end -->" if count else "has no block to fill"
+        raise UserError(f"{path} {what}: <!-- exp1 answer --> up to <!-- end -->, each on its line")
+    return filled
 
 
 def section(name, saved, picture):

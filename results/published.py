@@ -5,16 +5,18 @@ revision and what it ran on. `gather` reads run folders, `read` what was publish
 """
 
 import json
+import math
 import re
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
 
-from config import RunConfig
+from config import RunConfig, all_flags
 from results.table import epochs, load, shown_flags
 from store.files import read_csv
-from store.saved import saved_config
+from store.saved import check_flags, saved_config
 from utils import UserError
 
 HEAD = ("folder", "arm", "done")  # of a table, before the flags and the columns of rounds.csv
@@ -104,22 +106,27 @@ def tidy(runs):
     return table.drop(columns="seconds", errors="ignore")
 
 
-def read(folder, stem, saved):
-    """The Runs of <folder>/<stem>.csv and the contents of its JSON file.
+# columns that a question may read; without them a table says nothing
+NEEDED = ("round", "density", "test_accuracy", "early_stop_iteration")
 
-    UserError, in a line, for a table that lacks a run or a round of those that the JSON names.
+
+def read(folder, stem, saved):
+    """The Runs of <folder>/<stem>.csv and the contents of its JSON file (`read_saved`).
+
+    UserError, in a line, for a table that lacks a run or a round of those that the JSON names, or
+    that holds what no run writes.
     """
-    path = Path(folder) / f"{stem}.csv"
+    path, record = Path(folder) / f"{stem}.csv", saved["record"]
     try:
-        table, record = pd.read_csv(path), saved["record"]
-        wanted = {run["run"]: run for run in record["runs"]}
+        head = path.read_text(encoding="utf-8-sig").split("\n", 1)[0].strip().split(",")
+        table = pd.read_csv(path)
+        if wrong := _wrong_columns(head, table):
+            raise ValueError(wrong)
         here = table.groupby("run")["round"].agg(list)
-    except (OSError, KeyError, TypeError, ValueError) as error:
-        why = f"cannot be read ({type(error).__name__}: {error})"
+    except (OSError, ValueError) as error:
+        why = f"cannot be read ({error})"
         raise UserError(f"{path} {why}: report.py writes it anew from the run folders") from None
-    wrong = [n for n in table if n != "run" and table[n].dtype.kind not in "if"]
-    if wrong:
-        raise UserError(f"{path} has something other than numbers in its column {wrong[0]}")
+    wanted = {run["run"]: run for run in record["runs"]}
     for name, run in wanted.items():
         flags = record["shared"] | run["flags"]
         who = f"{flags['prune_type']}, seed {flags['seed']} ({name})"
@@ -141,6 +148,26 @@ def read(folder, stem, saved):
     return Runs(pd.concat(rows, ignore_index=True), record)
 
 
+def _wrong_columns(head, table):
+    """What is wrong with a published table, in words; "" for nothing. head: its first line."""
+    numbers = table.drop(columns="run", errors="ignore")
+    flags = {flag.name for flag in all_flags()} | {*HEAD}
+    if lacking := {"run", *NEEDED} - {*head}:
+        return f"it lacks the column {min(lacking)}"
+    if len({*head}) < len(head) or flags & {*head}:
+        return "it has a column twice" if len({*head}) < len(head) else "it has a flag as a column"
+    for name in numbers:
+        values = numbers[name]
+        if values.dtype.kind not in "if":
+            return f"{name} has something other than numbers"
+        if np.isinf(values).any() or (name in NEEDED and values.isna().any()):
+            return f"{name} has a value that is no number"
+        top = 100 if name.endswith("_accuracy") else 1 if name == "density" else math.inf
+        if ((values < 0) | (values > top)).any():
+            return f"{name} has a value that it cannot have"
+    return ""
+
+
 def origins(record):
     """What the runs ran on: code revision, libraries and device, each combination once."""
     lines = []
@@ -156,8 +183,25 @@ def read_saved(path):
     """The contents of expN.json; UserError if it is damaged."""
     try:
         saved = json.loads(Path(path).read_text(encoding="utf-8"))
-        saved["record"]["runs"][0]["run"]
+        record = saved["record"]
+        kinds = [(record["shared"], dict), (record["runs"], list), (record["provenance"], list)]
+        kinds += [(saved.get("commands", []), list), (record["runs"][0], dict)]
+        kinds += [(origin, dict) for origin in record["provenance"]]
+        needed = {flag.name for flag in all_flags() if flag.result and not flag.late}
+        for run in record["runs"]:
+            kinds += [(run["run"], str), (run["done"], bool), (run["flags"], dict)]
+            kinds += [(run["rounds"], int), (origin := run["provenance"], int)]
+            flags = record["shared"] | run["flags"]
+            if lacking := needed - flags.keys():
+                raise ValueError(f"{run['run']} has no {min(lacking)}")
+            check_flags(flags)
+            if not 0 <= origin < len(record["provenance"]):
+                raise ValueError(f"{run['run']} has no provenance")
+        kinds += [(line, str) for line in saved.get("commands", [])]
+        for value, kind in kinds:
+            if not isinstance(value, kind):
+                raise TypeError(f"{value!r} is no {kind.__name__}")
         return saved
-    except (OSError, ValueError, KeyError, IndexError, TypeError) as error:
+    except (OSError, ValueError, KeyError, IndexError, TypeError, AttributeError) as error:
         why = f"cannot be read ({type(error).__name__}: {error})"
         raise UserError(f"{path} {why}: run the experiment again, or remove it") from None

@@ -112,6 +112,11 @@ def epochs(table):
     return pd.concat(parts, ignore_index=True)
 
 
+def by_seed(rows, columns):
+    """Rows of one arm -> a row a round and seed: several draws of fresh weights are one value."""
+    return rows.groupby(["round", "seed"], as_index=False)[columns].mean()
+
+
 def identity(config):
     """An arm as a tuple that can be a key: its flags, and an order or ticket seed of its own."""
     own = {name: getattr(config, name) for name in ("order_seed", "ticket_seed")}
@@ -123,7 +128,8 @@ def _without_repeats(runs):
     kept = {}
     for run in runs:
         path, config = run[:2]
-        if kept.setdefault((identity(config), config.seed), run) is not run:
+        key = identity(config), config.seed, config.reinit_draw
+        if kept.setdefault(key, run) is not run:
             print(f"note: {path} repeats another run's flags and seed and is left out")
     return list(kept.values())
 

@@ -30,13 +30,18 @@ def saved_config(folder):
         for record in (saved["provenance"], *resumed):
             if not isinstance(record, dict) or not isinstance(record.get("versions", {}), dict):
                 raise TypeError("its provenance is damaged")
-        for flag in all_flags():
-            if not _can_be(flag, saved["flags"].get(flag.name, flag.default)):
-                raise ValueError(f"{flag.name} is {saved['flags'][flag.name]!r}")
+        check_flags(saved["flags"])
     except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
         why = f"{path.name} cannot be read ({error})"
         raise UserError(f"{folder} is not a run folder: {why}") from None
     return saved
+
+
+def check_flags(flags):
+    """ValueError for the first of a saved run's flags that has a value it cannot have."""
+    for flag in all_flags():
+        if not _can_be(flag, flags.get(flag.name, flag.default)):
+            raise ValueError(f"{flag.name} is {flags[flag.name]!r}")
 
 
 def saved_run(folder):
@@ -64,10 +69,10 @@ def _can_be(flag, value):
 def must_match(config, saved, folder):
     """Raise UserError if `config` would give other results than the flags `saved` in `folder`."""
     new, old = config.results(), RunConfig.of(saved).results()
+    usual = {flag.name: flag.default for flag in all_flags()}  # what a late flag is, left out
+    new, old = ({key: flags.get(key, usual[key]) for key in new | old} for flags in (new, old))
     differing = [
-        f"{key} is {old.get(key)!r} there and {new.get(key)!r} here"
-        for key in new | old
-        if new.get(key) != old.get(key)
+        f"{key} is {old[key]!r} there and {new[key]!r} here" for key in new if new[key] != old[key]
     ]
     if differing:
         raise UserError(f"{folder} belongs to another run: {'; '.join(differing)}")

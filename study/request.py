@@ -194,6 +194,10 @@ def parse_runs(argv=None):
             what = f"two combinations of these flags are the same run, {config.run_name}"
             raise UserError(f"{what}: leave one out")
     notes = _notes_of_what_is_idle(given.keys() - used)
+    if "reinit_draw" in lists and not any(run[0].prune_type == "reinit" for run in runs.values()):
+        notes.append(
+            f"note: --reinit_draws has no effect on these runs: {_why_idle('reinit_draw')}"
+        )
     if len(runs) < len(combinations):
         same = f"{len(combinations) - len(runs)} of the {len(combinations)} combinations"
         what = "differ in flags that have no effect on them only, and are one run each"
@@ -302,6 +306,8 @@ def of_folder(given, folder):
         names -= {"ticket", "ticket_arm", "ticket_seed"}
     known = {name: saved[name] for name in saved.keys() & names}
     known["runs_dir"] = str(Path(folder).parent)
+    if Path(folder).name in ("", "..", "."):  # named from within
+        known["runs_dir"] = str(Path(folder).resolve().parent)
     try:
         before, config = configure(dict(known)), configure(known | given)
     except (TypeError, AttributeError, ValueError) as error:

@@ -12,6 +12,8 @@ import pytest
 import torch
 
 import main
+import plots
+import results
 from config import own_ticket
 from helpers import ROOT, numbers, only, same
 from store.files import load_tensors, read_csv, save_tensors
@@ -210,3 +212,37 @@ def test_a_named_ticket_that_is_unfinished_or_of_other_rounds_is_told(trained, t
     assert main.main(flags) == 2
     assert "no run folders match" in capsys.readouterr().err
     assert not (tmp_path / "runs").exists()
+
+
+def test_readers_take_the_mean_of_a_seeds_draws(trained, tmp_path):
+    """Defect: all draws but one were left out as repeats of a run."""
+    table = results.load([f"{trained}/*-lt-*", f"{trained}/*-reinit-*"])
+    assert table.folder.nunique() == 6
+    assert plots.main([f"{trained}/*-lt-*", f"{trained}/*-reinit-*", "-o", str(tmp_path)]) == 0
+    rows = read_csv(tmp_path / "digits-fc1-summary.csv")
+    assert {row["seeds"] for row in rows} == {2}
+    last = table[(table.prune_type == "reinit") & (table["round"] == 2)].test_accuracy
+    (row,) = [row for row in rows if row["arm"] == "reinit" and row["round"] == 2]
+    assert row["test_accuracy"] == pytest.approx(last.mean(), abs=1e-3)
+
+
+def test_a_ticket_folder_that_is_not_what_it_says_is_told(trained, tmp_path, capsys):
+    """Defect: whatever lay in a folder of that name and had a file DONE lent its masks."""
+    runs, name = tmp_path / "runs", only(trained, "*-lt-s1-*").name
+    for make, says in (
+        (lambda: shutil.copytree(only(trained, "*-lt-s0-*"), runs / name), "belongs to another"),
+        (lambda: (runs / name / "config.json").unlink(), "is no run folder"),
+    ):
+        make()
+        assert go(runs, "--prune_type=reinit", "--seed=1", "--workers=1") == 2
+        error = capsys.readouterr().err
+        assert says in error and error.count("\n") == 1, error
+
+
+def test_resume_named_from_within(trained, tmp_path, monkeypatch):
+    """Defect: the ticket was trained into the run's own folder."""
+    run = Path(shutil.copytree(only(trained, "*-shuffle-s1-*"), tmp_path / "runs" / "mine"))
+    (run / "DONE").unlink()
+    monkeypatch.chdir(run)
+    assert main.main(["--resume=."]) == 0
+    assert sorted(path.name[:17] for path in run.parent.iterdir()) == ["digits-fc1-clean-", "mine"]

@@ -648,8 +648,12 @@ def one_more(table, name):
     return pd.concat([table, table[table.run == name].assign(run="another")])
 
 
-def not_a_number(table, name):
-    return table.assign(test_accuracy="x")
+def column(name, value):
+    return lambda table, _: table.assign(**{name: value})
+
+
+def without(name):
+    return lambda table, _: table.drop(columns=name)
 
 
 @pytest.mark.parametrize(
@@ -658,7 +662,11 @@ def not_a_number(table, name):
         (no_round, "lacks round 2 of lt, seed 1"),
         (no_run, "lacks the run lt, seed 1"),
         (one_more, "has a run that its JSON file does not name: another"),
-        (not_a_number, "test_accuracy"),
+        (column("test_accuracy", "x"), "test_accuracy has something other than numbers"),
+        (column("test_accuracy", -5), "test_accuracy has a value that it cannot have"),
+        (column("density", float("inf")), "density has a value that is no number"),
+        (column("seed", 3), "it has a flag as a column"),
+        (without("density"), "it lacks the column density"),
     ],
 )
 def test_a_published_table_that_lacks_something(pages, tmp_path, capsys, damage, says):
@@ -704,5 +712,47 @@ def test_a_page_is_filled_with_what_was_found(made, tmp_path, capsys):
     saved = json.loads((made / "report" / "exp1.json").read_text())
     assert saved["answer"] in filled and "| question |" in filled and "old" not in filled
     assert filled.startswith("before\n") and filled.endswith("<!-- end -->\nafter\n")
-    (tmp_path / "page.md").write_text("<!-- exp9 answer -->\n<!-- end -->\n")
-    assert "a block is of an experiment" in fails(capsys, *where)
+    for text, says in (
+        ("<!-- exp9 answer -->\n<!-- end -->\n", "a block is of an experiment"),
+        ("<!-- exp1 answer -->\nmine\n<!-- exp1 details -->\n<!-- end -->\n", "has no <!-- end"),
+        ("<!-- exp1 answer -->\nmine\n", "has no block to fill"),
+        ("nothing\n", "has no block to fill"),
+    ):
+        (tmp_path / "page.md").write_text(text)
+        where[3] = tmp_path / "untouched"
+        assert says in fails(capsys, *where)
+        assert (tmp_path / "page.md").read_text() == text and not where[3].exists()
+    (tmp_path / "page.md").write_bytes(b"\xff\xfe")
+    assert "it is no UTF-8 text" in fails(capsys, *where)
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [
+        lambda saved: saved.pop("record"),
+        lambda saved: saved["record"].pop("shared"),
+        lambda saved: saved["record"]["runs"][0].pop("rounds"),
+        lambda saved: saved["record"]["runs"][0].update(done="x"),
+        lambda saved: saved["record"]["shared"].update(dataset=5),
+        lambda saved: saved["record"]["shared"].pop("dataset"),
+        lambda saved: saved["record"]["shared"].update(prune_percent=[1]),
+        lambda saved: saved["record"]["runs"][1]["flags"].update(seed=True),
+        lambda saved: saved.update(commands=None),
+    ],
+)
+def test_a_damaged_record_is_told(pages, tmp_path, capsys, damage):
+    saved = json.loads((pages / "exp1.json").read_text())
+    damage(saved)
+    (pages / "exp1.json").write_text(json.dumps(saved))
+    assert "exp1.json cannot be read" in fails(capsys, "--from", pages, "-o", tmp_path / "no")
+    assert not (tmp_path / "no").exists()
+
+
+def test_arms_that_leave_nothing_to_compare(tmp_path):
+    """Defect: tracebacks where no arm is clean, or one attack has no other beside it."""
+    runs = fake_study(tmp_path / "a", [(rate(0.25), 1, 97), (rate(0.5), 1, 97)], seeds=(0, 1))
+    saved = reported(tmp_path, 1, runs)
+    assert any("there is nothing to compare it with" in line for line in saved["details"])
+    runs = fake_study(tmp_path / "b", [(rate(0), 1, 97), (rate(0.5), 1, 97)], seeds=(0, 1))
+    saved = reported(tmp_path / "two", 2, runs)
+    assert "there is nothing to compare it with" in saved["answer"] and saved["verdicts"] == []
