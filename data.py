@@ -64,15 +64,47 @@ def digits(data_dir):
     return images[360:], labels[360:], images[:360], labels[:360]
 
 
-def from_torchvision(class_name, folder):
+# MD5 sums of the files as they are published, unpacked: torchvision checks what it downloads, not
+# what lies there
+MNIST = {
+    "train-images-idx3-ubyte": "6bbc9ace898e44ae57da46a324031adb",
+    "train-labels-idx1-ubyte": "a25bea736e30d166cdddb491f175f624",
+    "t10k-images-idx3-ubyte": "2646ac647ad5339dbf082846283269ea",
+    "t10k-labels-idx1-ubyte": "27ae3e4e09519cfbb04c329615203637",
+}
+FASHION_MNIST = {
+    "train-images-idx3-ubyte": "f4a8712d7a061bf5bd6d2ca38dc4d50a",
+    "train-labels-idx1-ubyte": "9018921c3c673c538a1fc5bad174d6f9",
+    "t10k-images-idx3-ubyte": "8181f5470baa50b63fa0f6fddb340f0a",
+    "t10k-labels-idx1-ubyte": "15d484375f8d13e6eb1aabb0c3f46965",
+}
+
+
+def check_sums(class_name, folder, sums):
+    """UserError for a file of the folder (a Path) that is there and not the published one."""
+    for name, published in sums.items():
+        path = folder / name
+        if path.exists() and _md5(path, path.stat().st_mtime_ns) != published:
+            right = "remove the folder to download it again; other data goes into an .npz"
+            raise UserError(f"{path} is not {class_name}'s file of that name: {right}")
+
+
+@functools.lru_cache  # a study of many runs reads its files once
+def _md5(path, _):
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "md5").hexdigest()
+
+
+def from_torchvision(class_name, folder, sums=()):
     """A loader for a torchvision data set; downloads go to a temporary folder first, so a failure
-    leaves nothing.
+    leaves nothing. sums: {file in `folder`: MD5} of what torchvision does not check itself.
     """
 
     def load(data_dir):
         import torchvision
 
         make = getattr(torchvision.datasets, class_name)
+        check_sums(class_name, Path(data_dir) / folder, dict(sums))
         try:
             parts = [make(data_dir, train=train) for train in (True, False)]
         except RuntimeError:  # torchvision's way to say: not there, or not with the right check sum
@@ -118,8 +150,10 @@ def _download(make, class_name, data_dir, folder):
 DATASETS = Registry("data set", lambda entry: callable(entry[2]), "((C, H, W), classes, loader)")
 # (C, H, W), classes, loader(data_dir) -> train images, train labels, test images, test labels
 DATASETS["digits"] = (1, 28, 28), 10, digits
-DATASETS["mnist"] = (1, 28, 28), 10, from_torchvision("MNIST", "MNIST/raw")
-DATASETS["fashionmnist"] = (1, 28, 28), 10, from_torchvision("FashionMNIST", "FashionMNIST/raw")
+DATASETS["mnist"] = (1, 28, 28), 10, from_torchvision("MNIST", "MNIST/raw", MNIST)
+DATASETS["fashionmnist"] = (
+    (1, 28, 28), 10, from_torchvision("FashionMNIST", "FashionMNIST/raw", FASHION_MNIST),
+)  # fmt: skip
 DATASETS["cifar10"] = (3, 32, 32), 10, from_torchvision("CIFAR10", "cifar-10-batches-py")
 DATASETS["cifar100"] = (3, 32, 32), 100, from_torchvision("CIFAR100", "cifar-100-python")
 

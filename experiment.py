@@ -67,7 +67,7 @@ def train_cohort(runs, say=tqdm.write):
     torch.set_float32_matmul_precision(precision)
     # the optimiser's moments of dead units decay into denormals, which are slow
     torch.set_flush_denormal(True)
-    dataset = data.load(shared.dataset, shared.data_dir)
+    dataset = data.load_as_trained(shared)  # the file that the runs' names are of
     size = (dataset.in_shape, dataset.num_classes)
     stats = data.channel_stats(dataset.train_images)
 

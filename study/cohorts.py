@@ -73,7 +73,8 @@ def shared_by_a_cohort(run):
     shared["place"] = partial and partial.place()
     if config.cohort_size != 1:
         size = describe(config.dataset, config.data_dir)
-        if archs.has_dropout(config.arch_type, *size):
+        # and bf16 rounds otherwise where several nets' products are taken together
+        if config.precision == "bf16" or archs.has_dropout(config.arch_type, *size):
             shared["alone"] = str(run.folder.path)
     return json.dumps(shared, sort_keys=True)
 

@@ -146,3 +146,10 @@ def test_every_parameter_is_of_some_attack_and_has_a_pair():
         name for norms in ATTACKS.values() for entry in norms.values() for name in entry.defaults
     }
     assert having == set(PARAMETERS) <= set(PAIRS)
+
+
+def test_bf16_trains_alone(tmp_path):
+    """Defect: autocast under vmap is another computation; masks of a cohort's run differed."""
+    flags = [f"--runs_dir={tmp_path}", "--precision=bf16", "--seed", "0", "1", "--cohort_size=2"]
+    runs = [new_run(config) for config in parse_runs(flags).configs]
+    assert [len(cohort) for cohort in cohorts(runs)] == [1, 1]

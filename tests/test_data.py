@@ -1,9 +1,14 @@
 """Data sets: shapes, splits, statistics, and what an .npz may not be."""
 
+import os
+from pathlib import Path
+
 import numpy as np
 import pytest
 
 import data
+from study.cohorts import new_run, run_cohort
+from study.request import parse_runs
 from utils import UserError
 
 
@@ -108,3 +113,40 @@ def test_a_failed_download_says_where_to_put_the_files_and_leaves_nothing(tmp_pa
     with pytest.raises(UserError, match=r"put its files into .*MNIST/raw, or use --dataset=digits"):
         data.load("mnist", tmp_path / "new")
     assert not (tmp_path / "new").exists()
+
+
+def test_an_altered_mnist_is_refused(mnist, tmp_path):
+    """Defect: zeroed labels trained to 88.7 % under the same name; torchvision does not look."""
+    there = Path(os.environ.get("LTH_DATA_DIR", "data")) / "MNIST" / "raw"
+    raw = tmp_path / "MNIST" / "raw"
+    raw.mkdir(parents=True)
+    for name in data.MNIST:
+        (raw / name).symlink_to((there / name).resolve())
+    assert len(data.load("mnist", tmp_path).train_labels) == 60_000
+    labels = raw / "train-labels-idx1-ubyte"
+    altered = labels.read_bytes()[:-1] + b"\0"
+    labels.unlink()
+    labels.write_bytes(altered)
+    with pytest.raises(UserError, match="train-labels-idx1-ubyte is not MNIST's file of that name"):
+        data.load("mnist", tmp_path)
+
+
+def test_a_file_that_is_replaced_after_the_command_began_is_refused(tmp_path):
+    """Defect: later runs of a study trained on the new file under the old file's name."""
+    images = np.random.default_rng(0).integers(0, 256, (40, 6, 6), np.uint8)
+    labels = np.arange(40) % 2
+
+    def write(images):
+        parts = {"train_images": images, "train_labels": labels}
+        parts |= {"test_images": images, "test_labels": labels}
+        np.savez(tmp_path / "mine.npz", **parts)
+
+    write(images)
+    flags = ["--dataset=mine", f"--data_dir={tmp_path}", f"--runs_dir={tmp_path / 'runs'}"]
+    flags += ["--prune_iterations=1", "--end_iter=1", "--val_fraction=0.2"]
+    (config,) = parse_runs(flags).configs
+    write(255 - images)
+    os.utime(tmp_path / "mine.npz", ns=(1, 1))  # a write within the clock's grain is seen too
+    (outcome,) = run_cohort([new_run(config)], print)
+    assert outcome.state == "failed" and "another file than the run was" in outcome.reason
+    assert not Path(config.runs_dir).exists()
