@@ -238,3 +238,11 @@ def test_every_seed_is_blamed_for_itself():
 def test_a_value_that_cannot_be_is_refused_also_where_it_has_no_effect(flags):
     with pytest.raises(UserError, match="is needed"):
         parse(*flags)
+
+
+@pytest.mark.parametrize("criterion", ["snip", "grasp", "synflow"])
+def test_criteria_of_theta0_have_their_papers_scope(criterion, make_config):
+    """Over the whole net, unless told otherwise; magnitudes go layer by layer."""
+    assert make_config(f"--criterion={criterion}").prune_scope == "global"
+    assert make_config(f"--criterion={criterion}", "--prune_scope=layer").prune_scope == "layer"
+    assert make_config().prune_scope == "layer"

@@ -1,0 +1,67 @@
+"""docs/results holds the answers' runs; the figures that pages state are recomputed of them."""
+
+import argparse
+import csv
+import json
+import re
+
+import pytest
+
+import report
+from helpers import ROOT
+from results.page import fill
+from results.stats import amount
+
+SOURCE = ROOT / "docs" / "results"
+PAGES = [ROOT / "README.md", ROOT / "docs" / "results.md"]
+NUMBER = r"[+−-]?\d+(?:\.\d+)?"
+
+
+@pytest.fixture(scope="module")
+def found():
+    """{experiment: (saved, study, runs, tables)} from the published tables alone."""
+    asked = argparse.Namespace(source=str(SOURCE), runs=[], experiment=None, tickets=None)
+    return report.from_published(asked)
+
+
+def plain(text):
+    """A number as it is compared: no plus, an ASCII minus."""
+    return text.replace("−", "-").lstrip("+")
+
+
+def stated(found):
+    """Every "mean ± interval" that the tables give, at one to three digits."""
+    pairs = set()
+    for saved, study, *_ in found.values():
+        pairs |= {(row["difference"], row["interval"]) for row in saved["comparisons"]}
+        pairs |= set(zip(study.lines["mean"], study.lines.interval, strict=True))
+    with open(ROOT / "benchmarks" / "mnist-fc1_nobias-summary.csv", encoding="utf-8") as file:
+        for row in csv.DictReader(file):
+            names = [name for name in row if row.get(f"{name}_interval")]
+            pairs |= {(float(row[name]), float(row[f"{name}_interval"])) for name in names}
+    pairs = {(mean, half) for mean, half in pairs if half is not None and half == half}
+    return {plain(amount(*pair, digits=digits)) for pair in pairs for digits in (1, 2, 3)}
+
+
+def test_what_is_published_is_what_its_tables_say(found):
+    for name, (saved, *_) in found.items():
+        published = json.loads((SOURCE / f"exp{name}.json").read_text(encoding="utf-8"))
+        again = json.loads(json.dumps(saved))
+        for part in ("answer", "details", "verdicts", "table", "record"):
+            assert published[part] == again[part], (name, part)
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_every_interval_that_a_page_states_is_recomputed(found, page):
+    text, known = page.read_text(encoding="utf-8"), stated(found)
+    intervals = re.findall(rf"({NUMBER}) ± (\d+\.\d+)", text)
+    assert intervals
+    missing = [pair for pair in intervals if f"{plain(pair[0])} ± {pair[1]}" not in known]
+    assert not missing
+
+
+def test_the_blocks_of_the_page_are_what_is_found(found):
+    page = ROOT / "docs" / "results.md"
+    text = page.read_text(encoding="utf-8")
+    saved = {name: found[name][0] for name in found}
+    assert fill(text, saved, page) == text
