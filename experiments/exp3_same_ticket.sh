@@ -13,7 +13,8 @@ omitted="$DATASET-fc1-omit0.5-lt-s" noise="$DATASET-fc1-noise0.5-lt-s"
 call tickets.py --a "$RUNS/main/$clean*" "$RUNS/order/$clean*" \
     --b "$RUNS/main/$attacked*" "$RUNS/order/$attacked*" \
     --beside "half left out" "$RUNS/main/$omitted*" "$RUNS/order/$omitted*" \
-    --beside "half noise" "$RUNS/main/$noise*" "$RUNS/order/$noise*" -o "$RUNS/tickets"
+    --beside "half noise" "$RUNS/main/$noise*" "$RUNS/order/$noise*" -o "$RUNS/tickets" \
+    --function --data_dir="$DATA_DIR"
 # each ticket trained on the other's data, beside fresh weights under its masks and a random ticket
 # of the same layer densities
 for from_to in "$clean 50" "$attacked 0"; do

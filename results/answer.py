@@ -35,7 +35,7 @@ class Study:
     """
 
     def __init__(self, question, table, tables=None):
-        self.question, self.words = question, {}
+        self.question, self.words, self.tables = question, {}, tables or {}
         self.whitebox = white_box(table)
         table = with_columns(table, self.whitebox, question.measure)
         for name, factor in question.factors.items():
@@ -61,7 +61,7 @@ class Study:
         known = {*question.contrasts, *self.table}
         shown = dict.fromkeys([question.measure, *(panel.shows for panel in question.panels)])
         lines = [self._line(what) for what in shown if what in known]
-        self.opening, self.more, own_lines = question.extra(self, tables or {})
+        self.opening, self.more, own_lines = question.extra(self, self.tables)
         own = [own_lines] if len(own_lines) else []
         self.lines = pd.concat([*own, *lines], ignore_index=True)
 

@@ -25,7 +25,8 @@ def draw(study):
     for axis in axes[len(cells) :]:
         axis.set_axis_off()
     counts = study.table.groupby("block").seed.nunique().unique()
-    over = f"bands: 95 % intervals over {' or '.join(map(str, counts))} seeds"
+    over = f"bands: 95 % intervals over {' or '.join(map(str, counts))} seeds (of two: none drawn)"
+    over = over if min(counts) < 3 else over.removesuffix(" (of two: none drawn)")
     legend_below(figure, title=over, key=_key(study))
     return figure
 

@@ -19,7 +19,7 @@ from results.question import (
     Panel,
     Question,
 )
-from results.same_ticket import ALIKE, SPECIAL, overlap
+from results.same_ticket import ALIKE, SPECIAL, functions_told, overlap
 from results.stats import amount
 from results.table import CLEAN, EARLY
 from utils import Registry
@@ -277,8 +277,9 @@ QUESTIONS["3"] = Question(
     colour="ticket",
     varies=("ticket_arm",),
     one_rate=True,
-    tables=("groups", "beside"),
+    tables=("groups", "beside", "function-groups"),
     extra=overlap,
+    notes=functions_told,
     words={"overlap": ALIKE, "overlap, control - attacked": SPECIAL},
 )
 

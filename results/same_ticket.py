@@ -2,6 +2,7 @@
 
 import pandas as pd
 
+from results.function_groups import told
 from results.stats import amount, describe, interval_p, judge
 from utils import UserError
 
@@ -59,6 +60,18 @@ def overlap(study, tables):
     controls = [row | {"basis": at_density} for row in controls]
     found = {"overlap": judged} | ({"overlap, control - attacked": controls} if controls else {})
     return f"{words} {extra}", found, lines
+
+
+def functions_told(study):
+    """What tickets.py --function found at the declared density, if it was asked; lines."""
+    if "function-groups" not in study.tables:
+        return []
+    try:
+        table = study.tables["function-groups"].fillna({"kind": ""})
+        return told(table[table["round"] == study.at[""]])
+    except (KeyError, TypeError, ValueError, AttributeError):
+        what = "function-groups.csv of --tickets is damaged or of other runs"
+        raise UserError(f"{what}: tickets.py --function writes it anew") from None
 
 
 SPECIAL = (
