@@ -141,7 +141,7 @@ class RunConfig:
         None,
         "FOLDER[@ROUND]: take the masks and theta_0 of that run, round by round or of one round, "
         "instead of pruning; a folder pattern that one run matches will do, and {seed} in it is "
-        "--seed",
+        "--seed; zoo:NAME[@ROUND] is one of those in zoo/",
         "pruning",
         str,
         result=False,

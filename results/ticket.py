@@ -9,14 +9,15 @@ from pathlib import Path
 
 import pruning
 from config import RunConfig
+from store import zoo
 from store.files import load_tensors, misfit
 from store.runfolder import RunFolder, load_masks, read_rounds
 from store.saved import saved_run
 from utils import UserError, choose, fingerprint
 
 
-def load_ticket(run, round_number, data_dir=None, weights="trained"):
-    """(net, masks, flags) of a round of a run folder.
+def load_ticket(run, round_number, data_dir=None, weights="trained", cache_dir="cache"):
+    """(net, masks, flags) of a round of a run folder, or of the zoo's "zoo:NAME" (theta0 only).
 
     net: a torch module in eval mode that takes images (N, C, H, W) in [0, 1], with the trained
     weights under the mask, the pruned ones exactly 0; weights="theta0": the initial ones under it.
@@ -25,6 +26,8 @@ def load_ticket(run, round_number, data_dir=None, weights="trained"):
     UserError if the round or its weights are not there, or a file is damaged.
     """
     choose("weights", weights, ("trained", "theta0"))
+    if str(run).startswith(zoo.PREFIX):
+        run = zoo.unpack(str(run).removeprefix(zoo.PREFIX), cache_dir)
     folder, config = RunFolder(run), saved_run(run)
     rounds = finished_rounds(folder)
     if not 0 <= round_number < len(rounds):

@@ -5,6 +5,7 @@ import re
 from pathlib import Path
 
 from config import RunConfig
+from store import zoo
 from store.saved import saved_run
 from utils import UserError
 
@@ -40,6 +41,9 @@ def ticket_flags(given):
         return {}
     pattern, at = ticket_place(given["ticket"].replace("{seed}", str(given.get("seed", 0))))
     here = f"--ticket={given['ticket']}"
+    if pattern.startswith(zoo.PREFIX):
+        cache = given.get("cache_dir", RunConfig.cache_dir)
+        pattern = str(zoo.unpack(pattern.removeprefix(zoo.PREFIX), cache))
     folders = [pattern]
     if not (Path(pattern) / "config.json").exists():
         folders = sorted(glob.glob(pattern))
