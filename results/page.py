@@ -110,6 +110,7 @@ def section(name, saved, picture):
     details = "".join(f"<li>{text(line)}</li>" for line in saved["details"])
     ran = f"{runs['count']} runs, seeds {', '.join(map(str, runs['seeds']))}"
     ran += f", {runs['unfinished']} runs unfinished" if runs["unfinished"] else ""
+    ran += f", {saved['record']['hours']:g} hours of one process in all"
     image = base64.b64encode(picture).decode()
     shown = pd.DataFrame(table["rows"], columns=table["head"])
     shown.insert(0, "", ["▸" if n in table["marked"] else "" for n in range(len(shown))])

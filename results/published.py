@@ -26,8 +26,9 @@ HEAD = ("folder", "arm", "done")  # of a table, before the flags and the columns
 class Runs:
     """The runs of an experiment: a table as results.table.load makes it, and where they come from.
 
-    record: {"shared": flags, "runs": [{"run", "done", "rounds", "flags", "provenance"}], and
-    "provenance": [...]}, the flags and origins of all runs, each once.
+    record: {"shared": flags, "runs": [{"run", "done", "rounds", "flags", "provenance"}],
+    "provenance": [...], "hours"}: the flags and origins of all runs, each once, and how long their
+    rounds took together.
     """
 
     table: pd.DataFrame
@@ -64,7 +65,9 @@ def gather(patterns):
     twice = next((name for name in names if names.count(name) > 1), None)
     if twice:
         raise UserError(f"two folders are called {twice}: leave one out")
-    return Runs(table, {"shared": shared, "runs": runs, "provenance": origins})
+    hours = round(float(table.get("seconds", pd.Series(dtype=float)).sum()) / 3600, 2)
+    record = {"shared": shared, "runs": runs, "provenance": origins, "hours": hours}
+    return Runs(table, record)
 
 
 def _with_last_iteration(table):
@@ -186,6 +189,7 @@ def read_saved(path):
         record = saved["record"]
         kinds = [(record["shared"], dict), (record["runs"], list), (record["provenance"], list)]
         kinds += [(saved.get("commands", []), list), (record["runs"][0], dict)]
+        kinds += [(record["hours"], float)]
         kinds += [(origin, dict) for origin in record["provenance"]]
         needed = {flag.name for flag in all_flags() if flag.result and not flag.late}
         for run in record["runs"]:
