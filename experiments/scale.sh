@@ -29,10 +29,10 @@ small)
     SCHEDULE="--prune_percent=36 --prune_iterations=7 --end_iter=4" # every second round of 20 %
     CW_FLAGS="--attack fgsm pgd" CW="--attack=cw --confidence=5"
     # on MNIST lenet5 alone would take hours
-    ARCH_DATASET=${ARCH_DATASET:-digits} ARCHS=${ARCHS:-fc1 lenet5 resnet20}
+    ARCH_DATASET=${ARCH_DATASET:-digits} ARCHS=${ARCHS:-fc1 lenet5}
     ARCH_SEEDS=${ARCH_SEEDS:-$SEEDS}
     ARCH_SCHEDULE="--prune_percent=60 --prune_iterations=4 --end_iter=5"
-    OTHER="cifar10_18k" OTHER_FLAGS="--surrogate=resnet20 --surrogate_epochs=10"
+    OTHER="cifar10_18k" OTHER_FLAGS="--surrogate=resnet20 --surrogate_epochs=3"
     OTHER_SCHEDULE=$SCHEDULE ROBUST_FLAGS="--epsilon=0.1"
     ROBUST_STEPS="--attack_steps=5 --attack_step_size=0.03" ;;
 long)
