@@ -79,8 +79,9 @@ def test_the_record_of_reinit_beside_its_older_variant():
     means = {kind: f"{sum(values) / len(values):.2f}" for kind, values in kinds.items()}
     text = (ROOT / "docs" / "results.md").read_text(encoding="utf-8")
     said = re.search(
-        r"`lt` reaches ([\d.]+), `reinit` ([\d.]+) and `reinit_chain` ([\d.]+): the lead is ([\d.]+)",
-        text.replace("\n", " "),
+        r"`lt` reaches ([\d.]+), `reinit` ([\d.]+) and `reinit_chain` ([\d.]+): the lead is "
+        r"([\d.]+)",
+        " ".join(text.split()),
     )
     assert list(said.groups()[:3]) == [means[n] for n in ("lt", "reinit", "reinit_chain")]
     assert float(said[4]) == pytest.approx(float(means["lt"]) - float(means["reinit"]), abs=0.006)
