@@ -94,7 +94,8 @@ def train_cohort(runs, say=tqdm.write):
         open_run(lab, run, slot)
     set_threads(shared.threads, small=archs.is_small(shared.arch_type, *size))
     if shared.precision == "bf16" and device.type == "cpu":
-        times = bf16_ratio(model, dataset.in_shape, shared.batch_size)
+        longest = min(shared.batch_size, len(dataset.train_labels))
+        times = bf16_ratio(model, dataset.in_shape, longest)
         if times > 0.95:
             what = f"a step takes {times:.1f} times as long as in fp32 on this CPU (measured)"
             say(f"warning: --precision=bf16 does not pay: {what}")

@@ -37,6 +37,8 @@ def open_streams():
             setattr(sys, name, devnull())
         elif name == "stdout" and hasattr(sys.stdout, "reconfigure"):
             sys.stdout.reconfigure(errors="replace")
+    # a command only writes files; Jupyter's own choice may name what is not installed here
+    os.environ["MPLBACKEND"] = "Agg"
 
 
 def one_line(text):

@@ -104,7 +104,9 @@ class Stepper(Epochs):
         device, self.objective = data.images.device, objective
         # of the step within its epoch, where the step itself can read it
         self.number = torch.zeros(1, dtype=torch.long, device=device)
-        self.range = torch.arange(self.config.batch_size + 1, device=device)
+        # of the longest batch: the last may have an image more, and all are one batch at most
+        longest = min(self.config.batch_size, self.count) + 1
+        self.range = torch.arange(longest, device=device)
         self.full = Replay(self.step, device, self.written())
 
     def make_optimizer(self):

@@ -1,6 +1,9 @@
 """Figures from run folders, what they name, and the statistics they show."""
 
+import os
 import shutil
+import subprocess
+import sys
 
 import numpy as np
 import pytest
@@ -8,7 +11,7 @@ from scipy import stats as scipy_stats
 
 import plots
 from config import resolve
-from helpers import DENSITIES, fake_run, go
+from helpers import DENSITIES, ROOT, fake_run, go
 from results import figures
 from results.stats import mean_and_interval
 from results.table import arm_labels, column_title, load
@@ -260,3 +263,12 @@ def test_nothing_damaged_and_odd_runs_are_refused(tmp_path, draws, capsys):
     error = fails(capsys, f"{tmp_path}/runs/*", *out)
     assert "one arm" in error and "gradient_norm" in error
     assert not (tmp_path / "no").exists()
+
+
+def test_a_backend_that_is_not_here_is_not_asked_for(trained, tmp_path):
+    """Defect: Jupyter's MPLBACKEND in a terminal's environment ended commands in a traceback."""
+    command = [sys.executable, ROOT / "plots.py", str(trained / "*"), "-o", tmp_path / "plots"]
+    environment = os.environ | {"MPLBACKEND": "module://not_installed"}
+    done = subprocess.run(command, capture_output=True, text=True, env=environment, timeout=120)
+    assert done.returncode == 0, done.stderr
+    assert list((tmp_path / "plots").glob("*.png"))

@@ -14,6 +14,7 @@ import archs
 import attacks
 import engine.optimizer
 import engine.step as step
+import main
 import pruning
 import train
 from config import attack_settings
@@ -26,8 +27,10 @@ from helpers import (
     dense_cohort,
     half_masks,
     make_data,
+    numbers,
     of_run,
     ordered,
+    same,
     small_net,
     states,
     whitebox,
@@ -459,3 +462,16 @@ def test_every_network_takes_a_training_step(name, shape):
     assert torch.isfinite(loss) and all(
         not torch.equal(before[name], cohort.params[name]) for name in cohort.masks
     )
+
+
+@pytest.mark.parametrize("step", ["torch", "compiled"])
+def test_a_batch_larger_than_the_data_is_the_data(step, tmp_path):
+    """Defect: --batch_size=2147483647 allocated 17 GB; it is full-batch training."""
+    tables = []
+    for size in (2**31 - 1, 5000):
+        flags = [f"--runs_dir={tmp_path / str(size)}", f"--batch_size={size}", f"--step={step}"]
+        flags += ["--prune_iterations=1", "--end_iter=2", "--workers=1"]
+        assert main.main(flags) == 0
+        (run,) = (tmp_path / str(size)).iterdir()
+        tables.append(numbers(run))
+    same(*tables)
