@@ -1,20 +1,85 @@
-"""TensorBoard events of a run. It is imported when the first event is written."""
+"""TensorBoard events of a run. It is imported when the first event is written.
+
+Whatever goes wrong with them costs the events, never the run.
+"""
+
+import contextlib
+import functools
+import os
+
+from tqdm import tqdm
+
+from utils import one_line
+
+
+class Direct:
+    """tensorboardX's event file, written at once and by nobody else.
+
+    Its own writer has a thread, which a clock that is set back ends, and a queue that then fills,
+    so that the run would wait for good.
+    """
+
+    def __init__(self, logdir, max_queue_size=10, flush_secs=120, filename_suffix=""):
+        from tensorboardX.event_file_writer import EventsWriter
+
+        os.makedirs(logdir, exist_ok=True)
+        self.logdir, self.open = logdir, True
+        self.events = EventsWriter(os.path.join(logdir, "events"), filename_suffix)
+
+    def get_logdir(self):
+        """Where it writes."""
+        return self.logdir
+
+    def add_event(self, event):
+        """Append an event."""
+        if self.open:
+            self.events.write_event(event)
+
+    def flush(self):
+        """Bring what was written to the disk."""
+        if self.open:
+            self.events.flush()
+
+    def close(self):
+        """Close the file; once is enough."""
+        if self.open:
+            self.open = False
+            self.events.close()
+
+
+def never_fatal(write):
+    """A method of Log that tells of its first failure in a line, and does nothing afterwards."""
+
+    @functools.wraps(write)
+    def careful(self, *args):
+        if self.failed:
+            return
+        try:
+            write(self, *args)
+        except Exception as error:  # whatever a disk or a library brings about
+            self.failed = True
+            why = one_line(error) or type(error).__name__
+            tqdm.write(f"note: {self.path / 'tb'}: no more events for TensorBoard ({why})")
+
+    return careful
 
 
 class Log:
     """The events of a run folder."""
 
     def __init__(self, path):
-        self.path, self.events = path, None
+        self.path, self.events, self.failed = path, None, False
 
     def writer(self):
         """The SummaryWriter, opened at first use."""
         if self.events is None:
-            from tensorboardX import SummaryWriter
+            import tensorboardX.writer
 
-            self.events = SummaryWriter(str(self.path / "tb"))
+            tensorboardX.writer.EventFileWriter = Direct
+            self.events = tensorboardX.SummaryWriter(str(self.path / "tb"))
         return self.events
 
+    @never_fatal
     def begin(self, config, samples=None):
         """The flags and, with an attack, ten clean test images over their attacked versions."""
         import torch
@@ -25,6 +90,7 @@ class Log:
             rows = [torch.cat(list(images), dim=2) for images in samples]
             self.writer().add_image("attacked test images", torch.cat(rows, dim=1).numpy())
 
+    @never_fatal
     def round(self, row, epochs, masks):
         """The numbers of a finished round."""
         writer, number = self.writer(), row["round"]
@@ -38,6 +104,7 @@ class Log:
             writer.add_scalar(f"layer density/{name}", mask.float().mean().item(), number)
         writer.flush()
 
+    @never_fatal
     def end(self, config, row):
         """The flags with the numbers of the last round, for TensorBoard's table of runs."""
         flags = {k: "none" if v is None else v for k, v in config.results().items()}
@@ -47,7 +114,8 @@ class Log:
         self.close()
 
     def close(self):
-        """Close the file; left open, its thread ends the process with a traceback."""
+        """Close the file."""
         if self.events is not None:
-            self.events.close()
+            with contextlib.suppress(Exception):  # a full disk: what was written stays
+                self.events.close()
             self.events = None

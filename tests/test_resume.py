@@ -512,3 +512,34 @@ def test_workers_end_with_their_parent(cache, tmp_path):
     process.communicate()
     wait_for(lambda: not list((tmp_path / "runs").glob("*/holder.json")), seconds=30)
     assert not list((tmp_path / "runs").glob("*/DONE"))
+
+
+def test_a_log_that_fails_costs_the_log_only(tmp_path, monkeypatch, capsys):
+    """Defects: a clock set back ended tensorboardX's thread, and the run waited for its queue; a
+    full tb/ ended it in thirteen lines.
+    """
+    from store import log
+
+    def full(self, event):
+        raise OSError(28, "No space left on device")
+
+    flags = ["--prune_iterations=3", "--end_iter=1", "--workers=1"]
+    assert main.main([f"--runs_dir={tmp_path / 'whole'}", *flags]) == 0
+    capsys.readouterr()
+    monkeypatch.setattr(log.Direct, "add_event", full)
+    assert main.main([f"--runs_dir={tmp_path / 'cut'}", *flags]) == 0
+    said = capsys.readouterr()
+    assert said.out.count("no more events for TensorBoard") == 1 and not said.err
+    whole, cut = (next((tmp_path / name).iterdir()) for name in ("whole", "cut"))
+    same(numbers(cut), numbers(whole))
+
+
+def test_a_clock_that_is_set_back_stops_nothing(tmp_path, monkeypatch):
+    began, calls = time.time(), iter(range(10**9))
+    monkeypatch.setattr(time, "time", lambda: began - 86_400 * next(calls))
+    threads = threading.active_count()
+    flags = ["--prune_iterations=3", "--end_iter=1", "--workers=1"]
+    assert main.main([f"--runs_dir={tmp_path}", *flags]) == 0
+    assert threading.active_count() <= threads  # nobody else writes
+    (run,) = tmp_path.iterdir()
+    assert len(list((run / "tb").rglob("events.out.tfevents.*"))) == 2
