@@ -29,6 +29,8 @@ def main(argv=None):
 
         request = parse_runs(argv)
         if request.print_commands:
+            if hasattr(sys.stdout, "reconfigure"):  # a ? in a path would be another path
+                sys.stdout.reconfigure(encoding="utf-8", errors="surrogateescape")
             print(*request.commands, sep="\n")
             return 0
         print(*request.notes, sep="\n", end="\n" if request.notes else "")

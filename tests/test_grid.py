@@ -3,7 +3,10 @@ that name the same runs.
 """
 
 import json
+import os
 import shlex
+import subprocess
+import sys
 import time
 
 import pytest
@@ -12,7 +15,7 @@ import main
 import study.board
 import study.cohorts
 import study.plan
-from helpers import numbers, same
+from helpers import ROOT, numbers, same
 from store.runfolder import RunFolder
 from study.cohorts import Outcome, new_run
 from study.request import parse_runs
@@ -307,3 +310,15 @@ def test_the_table_names_what_failed_and_why(capsys):
         study.plan.report(outcomes[:1], before=0) == 0
         and study.plan.report([Outcome("r", "held", "x")], before=0) == 2
     )
+
+
+def test_printed_commands_keep_every_letter_of_a_path(tmp_path):
+    """Defect: under an ASCII locale ??? stood in the paths of printed commands."""
+    folder = tmp_path / "grüße"
+    done = subprocess.run(
+        [sys.executable, ROOT / "main.py", f"--runs_dir={folder}", "--print_commands"],
+        capture_output=True,
+        env=os.environ | {"PYTHONIOENCODING": "ascii"},
+        timeout=120,
+    )
+    assert str(folder) in done.stdout.decode("utf-8")
