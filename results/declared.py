@@ -14,7 +14,8 @@ Declared on 2026-11-25, with these reasons:
   data sets of a larger spread five seeds can hardly show it. Of no other measure sameness is said.
 - Robustness breaks where an accuracy has fallen by BREAK points; a dense net that keeps less than
   SOME percent under attack has none to lose.
-- ALPHA holds for a family of comparisons, after Holm's correction.
+- ALPHA holds for a family of comparisons, after Holm's correction. Under FEWEST seeds there is
+  neither interval nor verdict: that of two is thirteen times their standard error.
 """
 
 DATE = "2026-11-25"
@@ -22,6 +23,7 @@ FROM, TO = 0.50, 0.05  # of the weights: the rounds of the primary measure
 SECOND = 0.08  # of the weights: the last round with as many
 MARGIN = 0.3  # points of accuracy
 ALPHA = 0.05
+FEWEST = 3  # seeds of a verdict
 BREAK = 2.0  # points below its dense net: there an accuracy counts as broken (question 7)
 SOME = 20.0  # percent under attack, twice what guessing gets: less is no robustness
 NEAR = 1.01  # a round's share of the weights is rounded layer by layer: 50.04 % is 50 %

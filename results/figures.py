@@ -59,15 +59,13 @@ def save_figure(figure, path):
 def draw_panel(axis, lines, title="", ylabel="", declared=None):
     """Lines with their bands; the declared densities (percent, a list) have a gray ground.
 
-    The means set the limits, so that a band may reach out; two seeds have none.
+    The means set the limits, so that a band may reach out.
     """
     lines = [line for line in lines if line.numbers["mean"].notna().any()]
     for line in lines:
         x, mean, half = (line.numbers[name] for name in ("density_percent", "mean", "interval"))
         look = {"color": line.colour, "linestyle": line.style, "label": line.label}
         axis.plot(x, mean, marker="o", markersize=3.5, **look)
-        if "seeds" in line.numbers:  # an interval of two is thirteen times their standard error
-            half = half.where(line.numbers.seeds > 2)
         axis.fill_between(x, mean - half, mean + half, color=line.colour, alpha=0.15, linewidth=0)
     within = _without_outlier(lines)
     if away := [line.label for line in lines if line not in within]:

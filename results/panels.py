@@ -1,6 +1,7 @@
 """The figure of a study: its panels, once for each value of their facet, and a legend below."""
 
 from results.answer import TRANSFER
+from results.declared import FEWEST
 from results.figures import Line, draw_panel, legend_below, new_figure, palette
 from results.table import column_title
 
@@ -25,8 +26,8 @@ def draw(study):
     for axis in axes[len(cells) :]:
         axis.set_axis_off()
     counts = study.table.groupby("block").seed.nunique().unique()
-    over = f"bands: 95 % intervals over {' or '.join(map(str, counts))} seeds (of two: none drawn)"
-    over = over if min(counts) < 3 else over.removesuffix(" (of two: none drawn)")
+    over = f"bands: 95 % intervals over {' or '.join(map(str, counts))} seeds"
+    over += f" (under {FEWEST} have none)" if min(counts) < FEWEST else ""
     legend_below(figure, title=over, key=_key(study))
     return figure
 

@@ -9,7 +9,7 @@ margin that was declared.
 import numpy as np
 import pandas as pd
 
-from results.declared import ALPHA
+from results.declared import ALPHA, FEWEST
 
 NULL, SAME = "not distinguishable", "same"
 # the floor of the spread: differences that vary by less are ties and have no verdict. Far below
@@ -20,12 +20,13 @@ TIE = 1e-9
 def summarise(groups):
     """mean, interval (half-width of the 95 % t-interval) and seeds of a pandas groupby's values.
 
-    One value, and values that are all equal (a tie), have no interval: nan.
+    Under FEWEST values, and values that are all equal (a tie), have no interval: nan.
     """
     from scipy.stats import t
 
     found = groups.agg(["mean", "sem", "count", "min", "max"])
-    spread = found["sem"].where(found["max"] - found["min"] > TIE)
+    enough = (found["max"] - found["min"] > TIE) & (found["count"] >= FEWEST)
+    spread = found["sem"].where(enough)
     found["interval"] = spread * t.ppf(0.975, found["count"] - 1)
     return found.rename(columns={"count": "seeds"})[["mean", "interval", "seeds"]]
 
@@ -43,8 +44,8 @@ def compare(label, values, margin=None):
     """Paired differences, one a seed, against 0: a row of a comparisons table.
 
     margin: what a difference must be within to count as none, or None. tost_p: of the two one-sided
-    tests that it is. Without an interval and a p where there is one seed, or where all differences
-    are equal to TIE (ties): a t-test would call any of them certain.
+    tests that it is. Without an interval and a p where there are under FEWEST seeds, or where all
+    differences are equal to TIE (ties): a t-test would call any of them certain.
     """
     from scipy.stats import sem, t, ttest_1samp
 
@@ -52,7 +53,7 @@ def compare(label, values, margin=None):
     mean, n = float(np.mean(values)), len(values)
     row = {"label": label, "difference": mean, "interval": np.nan, "n": n}
     row |= {"p": np.nan, "margin": margin, "tost_p": np.nan}
-    if np.ptp(values) <= TIE:
+    if n < FEWEST or np.ptp(values) <= TIE:
         return row
     test, error = ttest_1samp(values, 0), sem(values)
     low, high = test.confidence_interval()
@@ -79,7 +80,7 @@ def judge(comparisons):
 
     def verdict(row, p, same_p):
         if np.isnan(p):
-            return "ties" if row["n"] > 1 else "unknown"
+            return "ties" if row["n"] >= FEWEST else "unknown"
         if p < ALPHA:
             return "above" if row["difference"] > 0 else "below"
         return SAME if same_p < ALPHA else NULL
@@ -125,7 +126,9 @@ def describe(comparisons, above, below):
     margins = {row["margin"] for row in comparisons if row.get("margin") is not None}
     same = f"the same within {', '.join(f'{m:g}' for m in sorted(margins))} points"
     words = {"above": above, "below": below, SAME: same, NULL: NULL}
-    words |= {"ties": "equal in all seeds, so no verdict", "unknown": "one seed, so no verdict"}
+    few = ", ".join(sorted({str(row["n"]) for row in comparisons if row["verdict"] == "unknown"}))
+    words |= {"ties": "equal in all seeds, so no verdict"}
+    words |= {"unknown": f"too few seeds ({few}) to say"}
     clauses = []
     for verdict, text in words.items():
         rows = [row for row in comparisons if row["verdict"] == verdict]

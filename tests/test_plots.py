@@ -20,10 +20,10 @@ from store.files import read_csv, write_csv
 
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory):
-    """lt and reinit of two seeds, trained on digits."""
+    """lt and reinit of three seeds, trained on digits."""
     folder = tmp_path_factory.mktemp("trained") / "runs"
     short = ["--prune_iterations=3", "--end_iter=1", "--prune_percent=50"]
-    kinds = ["--prune_type", "lt", "reinit", "--seed", "0", "1"]
+    kinds = ["--prune_type", "lt", "reinit", "--seed", "0", "1", "2"]
     assert go(folder, *short, *kinds) == 0
     return folder
 
@@ -73,7 +73,7 @@ def test_figures_and_table_of_real_runs(trained, tmp_path, capsys):
         assert str(png) in out and png.read_bytes()[:8] == b"\x89PNG\r\n\x1a\n"
         assert png.with_suffix(".pdf").read_bytes()[:4] == b"%PDF"
     rows = read_csv(tmp_path / "digits-fc1-summary.csv")
-    assert [(row["arm"], row["seeds"]) for row in rows] == [("lt", 2)] * 3 + [("reinit", 2)] * 3
+    assert [(row["arm"], row["seeds"]) for row in rows] == [("lt", 3)] * 3 + [("reinit", 3)] * 3
     own = [
         read_csv(path / "rounds.csv")[1]["test_accuracy"] for path in paths if "-lt-" in path.name
     ]

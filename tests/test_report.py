@@ -81,7 +81,8 @@ def test_a_comparison_is_the_paired_t_test():
     [
         ([1.5], "unknown"),
         ([2.0, 2.0, 2.0], "ties"),
-        ([0.0, 0.0], "ties"),
+        ([0.0, 0.0], "unknown"),
+        ([3.0, 3.1], "unknown"),
         ([1e-14, 3e-14, 2e-14], "ties"),
         ([2.0, 2.1, 2.05], "above"),
         ([-2.0, -2.1, -2.05], "below"),
@@ -233,7 +234,7 @@ def test_one_seed_gives_no_verdict(tmp_path):
     conditions = [(rate(0), 5, 90), (rate(0.5), 5, 90)]
     saved = answer("1", fake_study(tmp_path / "runs", conditions, seeds=(0,)))
     assert {row["verdict"] for row in saved["comparisons"]} == {"unknown"}
-    assert "one seed" in saved["answer"] and "±" not in saved["answer"]
+    assert "too few seeds (1) to say" in saved["answer"] and "±" not in saved["answer"]
     assert saved["comparisons"][0]["interval"] is None
 
 
@@ -321,7 +322,7 @@ def groups(*gaps, **more):
         ([0, 0.1, 0.1, 0.1, 0], {}, "above", "the tickets are not the same"),
         ([0, 0.0, 0.0, -0.1, 0], {}, "below", "more alike"),
         ([0, 0.001, 0.001, 0.001, 0], {}, "not distinguishable", "not distinguishable"),
-        ([0, 0.1, 0.1, 0.1, 0], {"difference_interval": ""}, "unknown", "no verdict"),
+        ([0, 0.1, 0.1, 0.1, 0], {"difference_interval": ""}, "unknown", "too few seeds"),
     ],
 )
 def test_same_ticket(tmp_path, two_tickets, gaps, more, verdict, words):

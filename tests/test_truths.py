@@ -126,14 +126,16 @@ def test_fewer_clean_images_are_told_from_attacked_ones():
     assert "the lead is larger with attacked images than with as many left out" in saved["answer"]
 
 
-def test_two_seeds_with_equal_differences_are_ties_and_one_is_unknown():
-    equal = accuracies(blank(seeds=(0, 1)), np.random.default_rng(3), lambda row: 2.0, 0.0)
+def test_equal_differences_are_ties_and_two_seeds_are_too_few():
+    equal = accuracies(blank(seeds=(0, 1, 2)), np.random.default_rng(3), lambda row: 2.0, 0.0)
     saved = answered("1", equal)
     assert "equal in all seeds, so no verdict" in saved["answer"] and " beat" not in saved["answer"]
-    alone = accuracies(blank(seeds=(4,)), np.random.default_rng(3), lambda row: 2.0)
-    saved = answered("1", alone)
-    assert "one seed, so no verdict" in saved["answer"] and " beat" not in saved["answer"]
-    assert all(row["verdict"] == "too few seeds to say" for row in saved["verdicts"])
+    for seeds in ((4,), (4, 5)):
+        few = accuracies(blank(seeds=seeds), np.random.default_rng(3), lambda row: 2.0, 0.01)
+        saved = answered("1", few)
+        assert f"too few seeds ({len(seeds)}) to say" in saved["answer"]
+        assert " beat" not in saved["answer"] and "±" not in saved["answer"]
+        assert all(row["verdict"] == "too few seeds to say" for row in saved["verdicts"])
 
 
 def test_an_accuracy_that_is_no_number_costs_its_seed_only():
