@@ -10,16 +10,26 @@ from results import declared
 from utils import UserError
 
 STYLE = """
+:root { color-scheme: light dark; --text: #1c1c1c; --ground: #fff; --rule: #ddd; --soft: #f3f5f8;
+  --answer: #eef4fb; --mark: #2b6cb0; }
+@media (prefers-color-scheme: dark) { :root { --text: #e4e4e4; --ground: #17191c; --rule: #3a3f45;
+  --soft: #22262b; --answer: #1d2a3a; --mark: #7fb3e6; } }
 body { margin: 0 auto; max-width: 64rem; padding: 1rem; font: 16px/1.5 system-ui, sans-serif;
-  color: #1c1c1c; background: #fff; overflow-wrap: break-word; }
-h2 { margin-top: 2.5rem; border-top: 1px solid #ddd; padding-top: 1.2rem; }
-.answer { background: #eef4fb; border-left: 4px solid #2b6cb0; padding: .6rem .9rem; }
-img { width: 100%; } pre { background: #f6f6f6; padding: .7rem; white-space: pre-wrap; }
+  color: var(--text); background: var(--ground); overflow-wrap: break-word; }
+a { color: var(--mark); }
+h2 { margin-top: 2.5rem; border-top: 1px solid var(--rule); padding-top: 1.2rem; }
+.answer { background: var(--answer); border-left: 4px solid var(--mark); padding: .6rem .9rem; }
+img { width: 100%; background: #fff; }
+pre { background: var(--soft); padding: .7rem; white-space: pre-wrap; }
 table { display: block; overflow-x: auto; border-collapse: collapse; font-size: .82rem; }
-th, td { padding: .25rem .6rem; border-bottom: 1px solid #e3e3e3; text-align: right; }
+th, td { padding: .25rem .6rem; border-bottom: 1px solid var(--rule); text-align: right; }
 td { white-space: nowrap; }
 .verdicts th, .verdicts td { white-space: normal; text-align: left; vertical-align: top;
-  min-width: 6.5rem; } .verdicts td:nth-child(1) { min-width: 11rem; }
+  min-width: 6.5rem; }
+.verdicts td:nth-child(1) { min-width: 11rem; }
+@media print { body { max-width: none; } table { display: table; overflow: visible;
+  font-size: 7pt; } td { white-space: normal; } details > * { display: block; }
+  img { break-inside: avoid; } }
 """
 HOW_TO_READ = f"""
 A ticket (lt) is rewound to its initial weights after each pruning; reinit, its control, has fresh
@@ -42,9 +52,18 @@ def page(results, pictures):
         '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
         f"<title>Lottery tickets under attack</title><style>{STYLE}</style></head>\n"
         f"<body><h1>Lottery tickets under attack</h1>\n"
-        f"{html_table(verdicts(results), 'verdicts')}<p>{HOW_TO_READ}</p>\n"
+        f"{html_table(verdicts(results), 'verdicts')}<p>{HOW_TO_READ}</p>\n{contents(results)}"
         f"{''.join(parts)}</body></html>\n"
     )
+
+
+def contents(results):
+    """Links to the sections."""
+    entries = [
+        f'<li><a href="#exp{html.escape(name)}">{html.escape(saved["question"])}</a></li>'
+        for name, saved in results.items()
+    ]
+    return f"<nav><ul>{''.join(entries)}</ul></nav>\n"
 
 
 def verdicts(results):
@@ -118,12 +137,22 @@ def section(name, saved, picture):
         f'<h2 id="exp{text(name)}">{text(name)}. {text(saved["question"])}</h2>\n'
         f'<p class="answer">{text(saved["answer"])}</p>\n<ul>{details}</ul>\n'
         f'<img alt="figure of experiment {text(name)}" src="data:image/png;base64,{image}">\n'
-        f"<p>Means and paired differences (± not corrected); every seed at every round is in "
-        f"{text(saved['csv'])}:</p>\n"
+        f"<p>Means and paired differences (± not corrected). {links(name, saved)}</p>\n"
         f"{html_table(shown)}<details><summary>all comparisons"
         f"</summary>{html_table(pd.DataFrame(saved['comparisons']))}</details>\n"
         f"<pre>{text(chr(10).join(saved['commands']))}</pre>\n"
         f"<p>{text('; '.join([ran, *saved['provenance']]))}</p>\n"
+    )
+
+
+def links(name, saved):
+    """Links to an experiment's files beside the page."""
+    stem = html.escape(f"exp{name}")
+    files = {"every seed at every round": saved["csv"], "comparisons": f"{stem}-comparisons.csv"}
+    files |= {"means": f"{stem}-means.csv", "flags and origin of every run": f"{stem}.json"}
+    files |= {"figure": saved["figure"]}
+    return "Files: " + ", ".join(
+        f'<a href="{html.escape(path)}">{what}</a>' for what, path in files.items()
     )
 
 

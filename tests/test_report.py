@@ -501,7 +501,10 @@ def test_the_page_is_whole_and_escaped(pages):
     page = Links(text)
     assert page.tags.count("img") == 2 and "script" not in page.tags and "link" not in page.tags
     inside = ("data:image/png;base64,", "#exp")
-    assert all(link.startswith(inside) for link in page.links)
+    beside = {link for link in page.links if not link.startswith(inside)}
+    assert beside and all((pages / link).is_file() for link in beside)
+    targets = {link[1:] for link in page.links if link.startswith("#")}
+    assert targets == {"exp1", "exp6"} and all(f'id="{name}"' in text for name in targets)
     assert not re.search(r"url\(|@import", text)
     typed = "&lt;script&gt;alert(1)&lt;/script&gt;&#x27; &amp; &quot;x&quot;\nsecond line\npython"
     assert f"{typed} report.py --experiment=1" in text
