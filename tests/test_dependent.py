@@ -71,8 +71,18 @@ def test_draws_are_other_weights_under_the_same_masks(trained):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("flags", [["--workers=2"], ["--cohort_size=4", "--workers=1"]], ids=str)
+@pytest.mark.parametrize(
+    "flags",
+    [
+        ["--workers=2"],
+        ["--cohort_size=4", "--workers=1"],
+        pytest.param(["--engine=ray"], marks=pytest.mark.soak),
+    ],
+    ids=str,
+)
 def test_every_way_to_train_them_gives_the_same(flags, trained, tmp_path):
+    if "--engine=ray" in flags:
+        pytest.importorskip("ray")
     kinds = ["--prune_type", "reinit", "shuffle", "--reinit_draws=2", "--seed", "0", "1"]
     assert go(tmp_path, *kinds, *flags) == 0
     for folder in trained.iterdir():
