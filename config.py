@@ -217,6 +217,14 @@ class RunConfig:
         "attack",
         **at_least(1),
     )
+    eval_steps: int = flag(
+        0,
+        "steps of the iterative ones among them, each of the attack's default length; 0: as many as "
+        "the run's own attack has, which trains a net rather than tests it, others their default",
+        "attack",
+        late=True,
+        **at_least(0),
+    )
     attack_seed: int = flag(
         0,
         "seeds the surrogate and the attack's random starts; runs that share it share one "
@@ -704,11 +712,12 @@ def without_effect(config):
     return idle
 
 
-def attack_settings(config, attack, colour):
+def attack_settings(config, attack, colour, test=False):
     """AttackSettings of the run's own attack, or of another at its defaults.
 
     Another one is tried within the run's radius where the norms agree. An attack that makes no
-    images is the one that it is tested by. colour: whether the images have three channels.
+    images is the one that it is tested by. colour: whether the images have three channels. test:
+    as the pruned nets are tested (--eval_steps), not as the run's own images are made.
     """
     attack = tested_by(attack)
     own = attack == (config.test_attack or "fgsm")
@@ -719,6 +728,10 @@ def attack_settings(config, attack, colour):
         shared = parameter.carries and value != parameter.absent
         shared = shared or (name == "epsilon" and norm == config.norm and value is not None)
         values[name] = value if own or shared else entry.default(name, colour)
+    if test and config.eval_steps and "attack_steps" in values:
+        own_length = entry.default("attack_step_size", colour)
+        steps = {"attack_steps": config.eval_steps, "attack_step_size": own_length}
+        values |= {name: value for name, value in steps.items() if name in values}
     return AttackSettings(attack, norm, tuple(values.items()))
 
 

@@ -451,7 +451,7 @@ def whitebox_accuracy(tested):
     colour, lead = images.test.shape[1] > 1, (cohort.size,) if cohort.size > 1 else ()
     cohort.model.eval()
     for name in configs[0].eval_attacks:
-        settings_of = [attack_settings(config, name, colour) for config in configs]
+        settings_of = [attack_settings(config, name, colour, test=True) for config in configs]
         for settings in dict.fromkeys(settings_of):
             count = min(configs[0].eval_examples, total) if settings.iterative() else total
             chosen = eval_examples(total, count)

@@ -5,7 +5,7 @@
 source "$(dirname "$0")/scale.sh"
 robust() {
     study --arch_type=fc1 --dataset=$DATASET --seed $SEEDS $SCHEDULE \
-        --prune_type lt reinit $ROBUST_FLAGS "$@" --runs_dir="$RUNS/robust"
+        --prune_type lt reinit $ROBUST_FLAGS --eval_steps=40 "$@" --runs_dir="$RUNS/robust"
 }
 robust
 robust --attack=fgsm --attack_mode=online

@@ -353,7 +353,7 @@ def _tried(flags, name):
     known = {n: flags[n] for n in names if n in flags}
     config = RunConfig.of({n: None if v != v else v for n, v in known.items()})
     # a default by colour is the same for all runs of a data set
-    values = attack_settings(config, name, colour=False).values
+    values = attack_settings(config, name, colour=False, test=True).values
     return ", ".join(f"{key} {value:g}" for key, value in values)
 
 

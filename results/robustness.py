@@ -100,7 +100,7 @@ def evaluate_net(net, config, dataset, names, examples, device):
             epsilon = attack_settings(config, "pgd", colour).epsilon
             result[name] = autoattack(net, x, y, epsilon, dataset.num_classes)
             continue
-        settings = attack_settings(config, name, colour)
+        settings = attack_settings(config, name, colour, test=True)
         percent, l2, _ = attack_test_images(net, (), settings, x, y, chosen.numpy())
         result[name] = percent.item()
         if settings.entry().minimal():

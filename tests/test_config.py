@@ -246,3 +246,22 @@ def test_criteria_of_theta0_have_their_papers_scope(criterion, make_config):
     assert make_config(f"--criterion={criterion}").prune_scope == "global"
     assert make_config(f"--criterion={criterion}", "--prune_scope=layer").prune_scope == "layer"
     assert make_config().prune_scope == "layer"
+
+
+def test_nets_are_tested_by_as_many_steps_whatever_they_were_trained_by(make_config):
+    """Defect: arms trained by 5 steps of PGD were tested by 5, beside others tested by 40."""
+    own = ["--attack=pgd", "--attack_mode=online", "--attack_steps=5", "--attack_step_size=0.1"]
+    for flags in ([], own, ["--attack=fgsm", "--attack_mode=online"]):
+        config = make_config(*flags, "--eval_steps=40", "--epsilon=0.2")
+        values = dict(config_module.attack_settings(config, "pgd", False, test=True).values)
+        assert values["attack_steps"] == 40 and values["attack_step_size"] == 0.01
+        assert values["epsilon"] == 0.2
+        assert "attack_steps" not in dict(
+            config_module.attack_settings(config, "fgsm", False, test=True).values
+        )
+    made = dict(
+        config_module.attack_settings(make_config(*own, "--eval_steps=40"), "pgd", False).values
+    )
+    assert made["attack_steps"] == 5 and made["attack_step_size"] == 0.1
+    before = dict(config_module.attack_settings(make_config(*own), "pgd", False, test=True).values)
+    assert before["attack_steps"] == 5
