@@ -219,7 +219,7 @@ class RunConfig:
     )
     eval_steps: int = flag(
         0,
-        "steps of the iterative ones among them, each of the attack's default length; 0: as many as "
+        "steps of the iterative ones, each of the attack's default length; 0: as many as "
         "the run's own attack has, which trains a net rather than tests it, others their default",
         "attack",
         late=True,
