@@ -31,7 +31,8 @@ small)
     # on MNIST lenet5 alone would take hours
     ARCH_DATASET=${ARCH_DATASET:-digits} ARCHS=${ARCHS:-fc1 lenet5}
     ARCH_SEEDS=${ARCH_SEEDS:-$SEEDS}
-    ARCH_SCHEDULE="--prune_percent=60 --prune_iterations=4 --end_iter=5"
+    ARCH_SCHEDULE="--prune_percent=60 --prune_iterations=3 --end_iter=5 --precision=bf16"
+    ARCH_SCHEDULE+=" --eval_attacks fgsm" # pgd takes lenet5 as long as training does
     OTHER="cifar10_18k" OTHER_FLAGS="--surrogate=resnet20 --surrogate_epochs=3"
     OTHER_SCHEDULE=$SCHEDULE ROBUST_FLAGS="--epsilon=0.1"
     ROBUST_STEPS="--attack_steps=5 --attack_step_size=0.03" ;;
