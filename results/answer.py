@@ -325,7 +325,8 @@ def with_columns(table, whitebox, measure=CLEAN):
     """The table with the columns that every question can show, a rate for every run among them."""
     transfers = [n for n in attacked_columns(table, TRANSFER) if n.endswith("_accuracy")]
     rate = table.mix_ratio.astype(float).fillna(0)
-    usual = table[rate > 0].drop_duplicates("folder").surrogate.value_counts().index
+    runs = table[rate > 0].drop_duplicates("folder").groupby("dataset").surrogate
+    usual = {name: next(iter(part.value_counts().index), None) for name, part in runs}
     transfer = table[transfers].bfill(axis="columns").iloc[:, 0] if transfers else math.nan
     whole = pd.Series(transfer, table.index, dtype=float)
     # omitted images leave clean ones only; under online attacks the net itself is attacked
@@ -343,7 +344,7 @@ def with_columns(table, whitebox, measure=CLEAN):
         mixed=mixed,
         whitebox=table[whitebox] if whitebox else math.nan,
         over_dense=table[CLEAN] - table.groupby("folder")[CLEAN].transform("first"),
-        usual_surrogate=next(iter(usual), None),
+        usual_surrogate=table.dataset.map(usual),
     )
 
 

@@ -307,3 +307,11 @@ def test_an_arm_without_its_match_is_named():
 def test_one_seed_says_nothing_of_log_odds():
     saved = answered("1", accuracies(blank(seeds=(4,)), np.random.default_rng(3)))
     assert not any("log-odds" in line for line in saved["details"])
+
+
+def test_each_data_set_has_a_usual_surrogate_of_its_own():
+    """Defect: another data set's attack was "via" its surrogate, and so an arm of its own."""
+    arms = [arm | {"dataset": name} for name in ("mnist", "digits") for arm in ARMS[:3]]
+    table = accuracies(blank(arms), np.random.default_rng(0))
+    other = table.surrogate.where(table.dataset == "mnist", "resnet20")
+    assert "via" not in answered("5", table.assign(surrogate=other))["answer"]
