@@ -40,7 +40,10 @@ def gather(patterns):
     table = _with_last_iteration(load(patterns))
     table = _with_autoattack(table)
     configs = {folder: saved_config(folder) for folder in table.folder.unique()}
+    # where a run was computed, and its folders, are nobody else's
+    told = [flag.name for flag in all_flags() if flag.result]
     flags = {folder: RunConfig.of(saved["flags"]).flags() for folder, saved in configs.items()}
+    flags = {folder: {name: own[name] for name in told} for folder, own in flags.items()}
     first = next(iter(flags.values()))
     names = dict.fromkeys(name for own in flags.values() for name in own)
     shared = {
@@ -102,7 +105,7 @@ def _with_autoattack(table):
 
 def tidy(runs):
     """expN.csv, a DataFrame: run, round and every number of the round."""
-    flags = {*runs.record["shared"], *(n for run in runs.record["runs"] for n in run["flags"])}
+    flags = {flag.name for flag in all_flags()}
     names = [n for n in runs.table.columns if n not in flags and n not in HEAD]
     table = runs.table[names].dropna(axis="columns", how="all")
     table.insert(0, "run", [Path(folder).name for folder in runs.table.folder])
