@@ -84,15 +84,9 @@ def check_sums(class_name, folder, sums):
     """UserError for a file of the folder (a Path) that is there and not the published one."""
     for name, published in sums.items():
         path = folder / name
-        if path.exists() and _md5(path, path.stat().st_mtime_ns) != published:
+        if path.exists() and _file_hash(path, path.stat().st_mtime_ns, "md5") != published:
             right = "remove the folder to download it again; other data goes into an .npz"
             raise UserError(f"{path} is not {class_name}'s file of that name: {right}")
-
-
-@functools.lru_cache  # a study of many runs reads its files once
-def _md5(path, _):
-    with open(path, "rb") as file:
-        return hashlib.file_digest(file, "md5").hexdigest()
 
 
 def from_torchvision(class_name, folder, sums=()):
@@ -229,7 +223,7 @@ def identity(name, data_dir):
     if name in DATASETS:
         return ""
     path = _npz_path(name, data_dir)
-    return _file_hash(path, path.stat().st_mtime_ns)
+    return _file_hash(path, path.stat().st_mtime_ns, "sha256")[:16]
 
 
 def load_as_trained(config):
@@ -242,10 +236,10 @@ def load_as_trained(config):
     return load(config.dataset, config.data_dir)
 
 
-@functools.lru_cache  # a study of many runs reads its file once
-def _file_hash(path, _):
+@functools.lru_cache  # a study of many runs reads its files once
+def _file_hash(path, _, kind):
     with open(path, "rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()[:16]
+        return hashlib.file_digest(file, kind).hexdigest()
 
 
 def split(count, val_fraction, seed):

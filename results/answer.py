@@ -37,7 +37,7 @@ class Study:
     def __init__(self, question, table, tables=None):
         self.question, self.words, self.tables = question, {}, tables or {}
         self.whitebox = white_box(table)
-        table = with_columns(table, self.whitebox, question.measure)
+        table = with_columns(table, self.whitebox)
         for name, factor in question.factors.items():
             table = self._with_factor(table, name, factor)
         if table.empty:
@@ -60,7 +60,8 @@ class Study:
         self.families = self.families_of(question.measure, POINTS, PRIMARY)
         known = {*question.contrasts, *self.table}
         shown = dict.fromkeys([question.measure, *(panel.shows for panel in question.panels)])
-        lines = [self._line(what) for what in shown if what in known]
+        table = self.scaled(question.measure, POINTS)
+        lines = [self._line(what, table) for what in shown if what in known]
         self.opening, self.more, own_lines = question.extra(self, self.tables)
         own = [own_lines] if len(own_lines) else []
         self.lines = pd.concat([*own, *lines], ignore_index=True)
@@ -227,7 +228,7 @@ class Study:
             return column.map(lambda word: order.index(next(w for w in order if _heads(w, word))))
 
         rows = rows.sort_values([*names, "round", "seed"], key=place)
-        return rows.assign(arm=_in_words(rows, names)), names
+        return rows.assign(arm=in_words(rows, names)), names
 
     def families_of(self, measure, scale, summary):
         """{contrast: its judged comparisons} on a measure: those that answer are one family.
@@ -297,13 +298,13 @@ class Study:
 
     # Lines --------------------------------------------------------------------------------------
 
-    def _line(self, what):
-        """Mean and interval of a column or contrast, a row an arm and round."""
-        rows, names = self._tidy(self.values(what, self.scaled(self.question.measure, POINTS)))
+    def _line(self, what, table):
+        """Mean and interval of a column or contrast of the scaled table, a row an arm and round."""
+        rows, names = self._tidy(self.values(what, table))
         groups = rows.groupby(["arm", *names, "round"], sort=False)["value"]
         frame, within = summarise(groups).reset_index(), self.question.within
         frame["block"] = frame.get(within, "")
-        frame["head"] = _in_words(frame, [name for name in names if name != within])
+        frame["head"] = in_words(frame, [name for name in names if name != within])
         column, is_contrast = self.root(what)
         column = column or self.question.measure
         if is_contrast:
@@ -321,7 +322,7 @@ class Study:
         return (self.whitebox if column == WHITEBOX else column), what in self.question.contrasts
 
 
-def with_columns(table, whitebox, measure=CLEAN):
+def with_columns(table, whitebox):
     """The table with the columns that every question can show, a rate for every run among them."""
     transfers = [n for n in attacked_columns(table, TRANSFER) if n.endswith("_accuracy")]
     rate = table.mix_ratio.astype(float).fillna(0)
@@ -343,7 +344,6 @@ def with_columns(table, whitebox, measure=CLEAN):
         transfer=whole,
         mixed=mixed,
         whitebox=table[whitebox] if whitebox else math.nan,
-        over_dense=table[CLEAN] - table.groupby("folder")[CLEAN].transform("first"),
         usual_surrogate=table.dataset.map(usual),
     )
 
@@ -372,7 +372,7 @@ def _declared(rows):
     return rounds_of(densities, run.prune_iterations, run.prune_percent)
 
 
-def _in_words(rows, names):
+def in_words(rows, names):
     """The arm of each row in words, a list."""
     return [", ".join(words) for words in rows[names].to_numpy()]
 

@@ -45,12 +45,7 @@ def gather(patterns):
     flags = {folder: RunConfig.of(saved["flags"]).flags() for folder, saved in configs.items()}
     flags = {folder: {name: own[name] for name in told} for folder, own in flags.items()}
     first = next(iter(flags.values()))
-    names = dict.fromkeys(name for own in flags.values() for name in own)
-    shared = {
-        n: first[n]
-        for n in names
-        if n in first and all(f.get(n, ...) == first[n] for f in flags.values())
-    }
+    shared = {n: first[n] for n in told if all(own[n] == first[n] for own in flags.values())}
     origins, runs = [], []
     for folder, rows in table.groupby("folder", sort=False):
         origin = {k: v for k, v in configs[folder]["provenance"].items() if k != "host"}
@@ -197,12 +192,12 @@ def read_saved(path):
         needed = {flag.name for flag in all_flags() if flag.result and not flag.late}
         for run in record["runs"]:
             kinds += [(run["run"], str), (run["done"], bool), (run["flags"], dict)]
-            kinds += [(run["rounds"], int), (origin := run["provenance"], int)]
+            kinds += [(run["rounds"], int), (run["provenance"], int)]
             flags = record["shared"] | run["flags"]
             if lacking := needed - flags.keys():
                 raise ValueError(f"{run['run']} has no {min(lacking)}")
             check_flags(flags)
-            if not 0 <= origin < len(record["provenance"]):
+            if not 0 <= run["provenance"] < len(record["provenance"]):
                 raise ValueError(f"{run['run']} has no provenance")
         kinds += [(line, str) for line in saved.get("commands", [])]
         for value, kind in kinds:

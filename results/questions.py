@@ -52,9 +52,8 @@ def order_of_images(words):
     rate, _, kind = words.partition(" % ")
     name = "omit" if kind == "left out" else kind.split()[0]
     known = list(ATTACKS)
-    controls = [n for n, norms in ATTACKS.items() if any(e.control for e in norms.values())]
     at = known.index(name) if name in known else len(known)
-    return at + (100 if name in controls else 0), float(rate)
+    return at + (100 if name in controls() else 0), float(rate)
 
 
 def same_rate(control, study, words):
@@ -72,6 +71,11 @@ def same_rate(control, study, words):
         if control != "noise" or radius:
             pairs.append((f"{one} − {other}", one, other))
     return pairs
+
+
+def controls():
+    """The names of the attacks that are none."""
+    return [n for n, norms in ATTACKS.items() if any(e.control for e in norms.values())]
 
 
 def attacked(words):
@@ -145,8 +149,7 @@ def leaking(study):
     """
     rows = study.reduced(study.table, SECOND)
     rows = rows[(rows.prune_type == "lt") & (rows.attack_mode == "static")].set_index("seed")
-    controls = [n for n, norms in ATTACKS.items() if any(e.control for e in norms.values())]
-    attacked = rows[(rows.mix_ratio == 1) & ~rows.attack.isin(controls)]
+    attacked = rows[(rows.mix_ratio == 1) & ~rows.attack.isin(controls())]
     clean = rows[rows.mix_ratio == rows.mix_ratio.min()]
     gap = (attacked[CLEAN] - clean[CLEAN].groupby("seed").mean()).mean()
     if attacked.empty or not gap <= -5:

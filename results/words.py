@@ -1,6 +1,6 @@
 """What a Study found, in words and tables: nothing here computes a statistic."""
 
-from results.answer import ODDS, POINTS, PRIMARY, SECOND
+from results.answer import ODDS, POINTS, PRIMARY, SECOND, in_words
 from results.declared import MARGIN
 from results.stats import SAME, amount, describe
 from results.table import column_title
@@ -145,7 +145,10 @@ def _censored(study):
     places = zip(table["round"], table.block, strict=True)
     declared = [number in study.rounds[block] for number, block in places]
     rows = table[declared]
-    late = (rows.early_stop_iteration >= rows.last_iteration).groupby(_arm(study, rows)).mean()
+    late = (rows.early_stop_iteration >= rows.last_iteration).groupby(
+        in_words(rows, [*study.words])
+    )
+    late = late.mean()
     worst = late[late > 0.2].sort_values(ascending=False)
     if worst.empty:
         return []
@@ -156,11 +159,6 @@ def _censored(study):
         "those nets are not trained to their end, so that a lead may be one of speed, and "
         "differences in early stopping are bounds."
     ]
-
-
-def _arm(study, rows):
-    """The arm of each row in words."""
-    return rows[[*study.words]].agg(", ".join, axis=1)
 
 
 def _counted(study, compared):

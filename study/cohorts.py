@@ -119,16 +119,20 @@ def tickets_of(runs):
     return list(found.values())
 
 
-def orphans(runs, outcomes):
-    """Outcomes of the runs whose own ticket is among these outcomes and not done."""
-    lost = {outcome.path: outcome for outcome in outcomes if outcome.state not in ("done", "held")}
-    left = []
+def without_orphans(runs, outcomes):
+    """(left, lost): the runs but those whose own ticket is among these outcomes and did not end,
+    and an Outcome of each of those.
+    """
+    ended = {outcome.path: outcome for outcome in outcomes if outcome.state not in ("done", "held")}
+    left, lost = [], []
     for run in runs:
-        ticket = own_ticket(run.config) and lost.get(str(run.config.ticket))
+        ticket = own_ticket(run.config) and ended.get(str(run.config.ticket))
         if ticket:
             reason = f"its ticket {ticket.path} {ticket.state}: {ticket.reason}"
-            left.append(Outcome(str(run.folder.path), "failed", reason))
-    return left
+            lost.append(Outcome(str(run.folder.path), "failed", reason))
+        else:
+            left.append(run)
+    return left, lost
 
 
 def train_tickets(runs, say):
@@ -153,10 +157,7 @@ def run_cohort(runs, say):
 
     The tickets whose masks they take come first, where they are not done.
     """
-    lost = orphans(runs, train_tickets(runs, say))
-    if lost:
-        gone = {outcome.path for outcome in lost}
-        runs = [run for run in runs if str(run.folder.path) not in gone]
+    runs, lost = without_orphans(runs, train_tickets(runs, say))
     outcomes, held = {outcome.path: outcome for outcome in lost}, []
     try:
         for run in runs:

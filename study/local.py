@@ -14,7 +14,7 @@ from config import own_ticket
 from engine.machine import gpus
 from engine.signals import Interrupted, stop
 from study.board import Board
-from study.cohorts import Outcome, new_run, orphans, run_cohort
+from study.cohorts import Outcome, new_run, run_cohort, without_orphans
 from utils import open_streams
 
 TRIES = 3  # of a cohort whose process is killed
@@ -179,11 +179,12 @@ def _first_ready(jobs, crew):
 
 def _drop_orphans(jobs, outcomes):
     """Take runs out of `jobs` whose ticket did not end; returns their Outcomes."""
-    lost = orphans([new_run(*one) for job in jobs for one in job], outcomes)
-    gone = {outcome.path for outcome in lost}
-    if gone:
-        left = [[one for one in job if str(one[1]) not in gone] for job in jobs]
-        jobs[:] = [job for job in left if job]
+    kept, lost = [], []
+    for job in jobs:
+        left, gone = without_orphans([new_run(*one) for one in job], outcomes)
+        kept.append([(run.config, run.folder.path, run.label) for run in left] if gone else job)
+        lost += gone
+    jobs[:] = [job for job in kept if job]
     return lost
 
 

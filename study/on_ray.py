@@ -8,7 +8,7 @@ from pathlib import Path
 from config import own_ticket
 from engine.signals import stop
 from study.board import Board
-from study.cohorts import Outcome, new_run, orphans
+from study.cohorts import Outcome, new_run, without_orphans
 from study.local import TRIES, work
 from utils import UserError, one_line, open_streams
 
@@ -18,10 +18,9 @@ def ray_work(job, *before):
     os.environ["TQDM_DISABLE"] = "1"
     open_streams()
     stop.listen()
-    lost = orphans([new_run(*one) for one in job], itertools.chain(*before))
-    gone = {outcome.path for outcome in lost}
-    left = [one for one in job if str(one[1]) not in gone]
-    return lost + (work(left) if left else [])
+    left, lost = without_orphans([new_run(*one) for one in job], itertools.chain(*before))
+    jobs = [(run.config, run.folder.path, run.label) for run in left]
+    return lost + (work(jobs) if jobs else [])
 
 
 def start_ray(config):

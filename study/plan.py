@@ -13,7 +13,7 @@ from tqdm import tqdm
 import archs
 from data import describe
 from engine.machine import cores, gpus
-from study.cohorts import cohorts, orphans, run_cohort, waits
+from study.cohorts import cohorts, run_cohort, waits, without_orphans
 from study.local import in_processes
 from study.on_ray import on_ray
 
@@ -51,10 +51,8 @@ def run_all(runs, total):
         run.config = with_threads(run.config, threads)
     outcomes = []
     for cohort in plan:
-        lost = orphans(cohort, outcomes)
-        gone = {outcome.path for outcome in lost}
-        cohort = [run for run in cohort if str(run.folder.path) not in gone]
-        outcomes += lost + (run_cohort(cohort, tqdm.write) if cohort else [])
+        left, lost = without_orphans(cohort, outcomes)
+        outcomes += lost + (run_cohort(left, tqdm.write) if left else [])
     return outcomes
 
 
