@@ -12,7 +12,7 @@ import math
 import numpy as np
 import pandas as pd
 
-from attacks import ATTACKS
+from attacks import ATTACKS, tested_by
 from config import RunConfig, all_flags, attack_settings
 from results.declared import MARGIN, rounds_of
 from results.question import EVERY, FIRST, OVER_DENSE, TRANSFER, WHITEBOX
@@ -331,7 +331,7 @@ def with_columns(table, whitebox):
     transfer = table[transfers].bfill(axis="columns").iloc[:, 0] if transfers else math.nan
     whole = pd.Series(transfer, table.index, dtype=float)
     # omitted images leave clean ones only; under online attacks the net itself is attacked
-    control = table.attack.isin([name for name in ATTACKS if leaves_out(name)])
+    control = table.attack.isin([name for name in ATTACKS if tested_by(name) != name])
     own = pd.Series(np.nan, table.index)
     for name in table.attack.dropna().unique():
         if f"whitebox_{name}_accuracy" in table:
@@ -356,11 +356,6 @@ def _tried(flags, name):
     # a default by colour is the same for all runs of a data set
     values = attack_settings(config, name, colour=False, test=True).values
     return ", ".join(f"{key} {value:g}" for key, value in values)
-
-
-def leaves_out(attack):
-    """Whether an attack is the control that leaves images out."""
-    return any(entry.omits for entry in ATTACKS[attack].values())
 
 
 def _declared(rows):

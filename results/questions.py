@@ -6,8 +6,8 @@ A question of one's own is one more entry of QUESTIONS: see CONTRIBUTING.md.
 import functools
 import re
 
-from attacks import ATTACKS, PARAMETERS
-from results.answer import SECOND, leaves_out
+from attacks import ATTACKS, PARAMETERS, tested_by
+from results.answer import SECOND
 from results.breaking import LASTS, PGD, breaks
 from results.question import (
     EVERY,
@@ -34,7 +34,7 @@ def images_of(flags):
     if not flags["mix_ratio"]:
         return "clean data"
     name, mode = flags["attack"], flags["attack_mode"]
-    if leaves_out(name):
+    if tested_by(name) != name:
         kind = "left out"
     else:
         own = flags["surrogate"] != flags["usual_surrogate"] and mode == "static"
