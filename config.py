@@ -219,11 +219,20 @@ class RunConfig:
     )
     eval_steps: int = flag(
         0,
-        "steps of the iterative ones, each of the attack's default length; 0: as many as "
-        "the run's own attack has, which trains a net rather than tests it, others their default",
+        "steps of the iterative ones, whatever trains the net; 0: as many as the run's own attack "
+        "has, which trains a net rather than tests it, others their default",
         "attack",
         late=True,
         **at_least(0),
+    )
+    eval_step_size: float = flag(
+        None,
+        "length of each of --eval_steps (default: the attack's own)",
+        "attack",
+        number,
+        late=True,
+        valid=lambda value: 0 < value < math.inf,
+        right="more than 0",
     )
     attack_seed: int = flag(
         0,
@@ -729,8 +738,8 @@ def attack_settings(config, attack, colour, test=False):
         shared = shared or (name == "epsilon" and norm == config.norm and value is not None)
         values[name] = value if own or shared else entry.default(name, colour)
     if test and config.eval_steps and "attack_steps" in values:
-        own_length = entry.default("attack_step_size", colour)
-        steps = {"attack_steps": config.eval_steps, "attack_step_size": own_length}
+        length = config.eval_step_size or entry.default("attack_step_size", colour)
+        steps = {"attack_steps": config.eval_steps, "attack_step_size": length}
         values |= {name: value for name, value in steps.items() if name in values}
     return AttackSettings(attack, norm, tuple(values.items()))
 
@@ -754,6 +763,9 @@ def _check(config):
         which = "--ticket rewinds to what its run did" if config.ticket else which
         what = f"--rewind_epoch={config.rewind_epoch} is for --prune_type={rewinding}"
         raise UserError(f"{what}: {which}")
+    if config.eval_step_size and not config.eval_steps:
+        what = f"--eval_step_size={show(config.eval_step_size)} needs to know how many steps"
+        raise UserError(f"{what}: add --eval_steps=10")
     able = [name for name, entry in PRUNE_TYPES.items() if entry.takes_ticket]
     if config.ticket and not kind.takes_ticket:
         theirs = f"cannot take those of --ticket={config.ticket}: {', '.join(able)} can"

@@ -1,15 +1,17 @@
 #!/usr/bin/env bash
-# 7. Robustness: do tickets of adversarial training (FGSM, PGD, TRADES; every image attacked, made
-# against the net being trained) beat their reinit and their dense nets under white-box PGD and
-# AutoAttack, and does robustness break before accuracy?
+# 7. Robustness: do tickets of adversarial training (FGSM, PGD, made against the net being trained;
+# TRADES where nets are small) beat their reinit and their dense nets under white-box PGD and
+# AutoAttack, and does robustness break before accuracy? At the scales long and paper this is
+# Cosentino's protocol, half of each batch attacked, beside his figures; else all of it is.
 source "$(dirname "$0")/scale.sh"
 robust() {
-    study --arch_type=fc1 --dataset=$DATASET --seed $SEEDS $SCHEDULE \
-        --prune_type lt reinit $ROBUST_FLAGS --eval_steps=40 "$@" --runs_dir="$RUNS/robust"
+    study --dataset=$DATASET --seed $SEEDS --prune_type lt reinit $ROBUST "$@" \
+        --runs_dir="$RUNS/robust"
 }
-robust
-robust --attack=fgsm --attack_mode=online
-robust --attack=pgd --attack_mode online trades $ROBUST_STEPS
+robust --attack=fgsm --attack_rate=0
+robust --attack=fgsm
+robust --attack=pgd
+case $SCALE in smoke | small) robust --attack=pgd --attack_mode=trades ;; esac
 if [ -n "${AUTOATTACK:-}" ]; then # minutes a run: so many test images
     call attacks.py evaluate "$RUNS"/robust/*-lt-* "$RUNS"/robust/*-reinit-* --attacks autoattack \
         --examples="$AUTOATTACK" --data_dir="$DATA_DIR"

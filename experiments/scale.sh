@@ -11,7 +11,9 @@ CACHE_DIR=${CACHE_DIR:-cache} REPORT=${REPORT:-report} RUNS=${RUNS_DIR:-runs}/$S
 # early stopping is an outcome, so all validate each so many steps; cw is slow: it is made against
 # fc1, and so are the attacks that it is compared with
 VALID="--valid_steps=100 --eval_attacks fgsm pgd" ATTACK_FLAGS="" CW_SURROGATE="--surrogate=fc1"
-NOISE_LENGTH="--attack=noise --norm=l2" ROBUST_STEPS=""
+NOISE_LENGTH="--attack=noise --norm=l2"
+# long and paper: the papers' own protocols whole, tested as they test
+FRANKLE="" ROBUST="--preset=cosentino --eval_steps=10 --eval_step_size=0.05"
 case $SCALE in
 smoke)
     DATASET=digits RATES="0 50" SEEDS="0 1" BLACK_SEEDS=$SEEDS
@@ -23,7 +25,9 @@ smoke)
     ARCH_DATASET=$DATASET ARCHS=${ARCHS:-fc1 lenet5} ARCH_SEEDS=$SEEDS
     ARCH_SCHEDULE="--prune_percent=84 --prune_iterations=2 --end_iter=1"
     OTHER="smoke_colour" OTHER_FLAGS="--surrogate=fc1 --surrogate_epochs=10 --epsilon=0.1"
-    OTHER_SCHEDULE=$SCHEDULE ROBUST_FLAGS="--epsilon=0.1" ;;
+    OTHER_SCHEDULE=$SCHEDULE
+    FRANKLE="--prune_percent=60 --prune_iterations=4 --end_iter=5"
+    ROBUST="--arch_type=fc1 $SCHEDULE --attack_mode=online --epsilon=0.1 --eval_steps=40" ;;
 small)
     DATASET=mnist RATES="0 50" SEEDS="0 1 2" BLACK_SEEDS=$SEEDS
     SCHEDULE="--prune_percent=36 --prune_iterations=7 --end_iter=4" # every second round of 20 %
@@ -34,8 +38,10 @@ small)
     ARCH_SCHEDULE="--prune_percent=60 --prune_iterations=3 --end_iter=5 --precision=bf16"
     ARCH_SCHEDULE+=" --eval_attacks fgsm" # pgd takes lenet5 as long as training does
     OTHER="cifar10_18k" OTHER_FLAGS="--surrogate=resnet20 --surrogate_epochs=3"
-    OTHER_SCHEDULE=$SCHEDULE ROBUST_FLAGS="--epsilon=0.1"
-    ROBUST_STEPS="--attack_steps=5 --attack_step_size=0.03" ;;
+    OTHER_SCHEDULE=$SCHEDULE
+    FRANKLE="--prune_iterations=14 --end_iter=8"
+    ROBUST="--arch_type=fc1 $SCHEDULE --attack_mode=online --epsilon=0.1 --eval_steps=40"
+    ROBUST+=" --attack_steps=5 --attack_step_size=0.03" ;;
 long)
     DATASET=mnist RATES="0 25 50 75" SEEDS="0 1 2 3 4" BLACK_SEEDS="0 1 2"
     SCHEDULE="--prune_percent=20 --prune_iterations=14 --end_iter=12 --attack_seed=seed"
@@ -44,16 +50,14 @@ long)
     ARCH_SEEDS=${ARCH_SEEDS:-$SEEDS}
     ARCH_SCHEDULE="--prune_percent=40 --prune_iterations=6 --end_iter=20"
     OTHER="cifar10_18k" OTHER_FLAGS="--surrogate=resnet20 --surrogate_epochs=10"
-    OTHER_SCHEDULE="--prune_percent=20 --prune_iterations=14 --end_iter=12"
-    ROBUST_FLAGS="--epsilon=0.1" ROBUST_STEPS="--attack_steps=10 --attack_step_size=0.025" ;;
+    OTHER_SCHEDULE="--prune_percent=20 --prune_iterations=14 --end_iter=12" ;;
 paper)
     DATASET=mnist RATES="0 10 20 30 40 50 60 70 80 90 100" SEEDS="0 1 2 3 4" BLACK_SEEDS="0 1 2"
     SCHEDULE="--prune_percent=10 --prune_iterations=35 --end_iter=12 --attack_seed=seed"
     CW_SURROGATE="" CW_FLAGS="--attack fgsm pgd" CW="--attack=cw --confidence=5"
     ARCH_DATASET=$DATASET ARCHS=${ARCHS:-fc1 lenet5 vgg16 resnet20} ARCH_SEEDS="0 1 2"
     ARCH_SCHEDULE=$SCHEDULE
-    OTHER="cifar10" OTHER_FLAGS="" OTHER_SCHEDULE=$SCHEDULE
-    ROBUST_FLAGS="--epsilon=0.3" ;;
+    OTHER="cifar10" OTHER_FLAGS="" OTHER_SCHEDULE=$SCHEDULE ;;
 *)
     echo "SCALE=$SCALE: smoke, small, long or paper is needed" >&2; exit 2 ;;
 esac

@@ -99,6 +99,10 @@ def test_online_runs_that_differ_in_the_attack_do_not_train_together(name, tmp_p
         "eval_attacks": None,
         "eval_examples": (["10", "20"], ["--attack=fgsm", "--eval_attacks", "fgsm", "pgd"]),
         "eval_steps": (["10", "20"], ["--attack=fgsm", "--eval_attacks", "fgsm", "pgd"]),
+        "eval_step_size": (
+            ["0.1", "0.2"],
+            ["--attack=fgsm", "--eval_steps=10", "--eval_attacks", "fgsm", "pgd"],
+        ),
     }
     if pairs[name] is None:
         runs = []

@@ -256,6 +256,9 @@ def test_nets_are_tested_by_as_many_steps_whatever_they_were_trained_by(make_con
         values = dict(config_module.attack_settings(config, "pgd", False, test=True).values)
         assert values["attack_steps"] == 40 and values["attack_step_size"] == 0.01
         assert values["epsilon"] == 0.2
+        long = config.replace(eval_step_size=0.05)
+        values = dict(config_module.attack_settings(long, "pgd", False, test=True).values)
+        assert values["attack_step_size"] == 0.05
         assert "attack_steps" not in dict(
             config_module.attack_settings(config, "fgsm", False, test=True).values
         )
