@@ -77,6 +77,8 @@ def write(output, name, saved, study, runs, tables):
     write_csv(f"{stem}-means.csv", lines.where(lines.notna(), "").to_dict("records"))
     write_csv(f"{stem}-comparisons.csv", saved["comparisons"])
     whole = {"": published.tidy(runs)} | {f"-{n}": table for n, table in tables.items()}
+    if saved["paper"]:
+        whole["-paper"] = pd.DataFrame(saved["paper"])
     for suffix, table in whole.items():
         write_atomic(f"{stem}{suffix}.csv", lambda path, t=table: t.to_csv(path, index=False))
     write_json(f"{stem}.json", saved)

@@ -28,7 +28,7 @@ POINTS, ODDS = "points", "log-odds"
 
 
 class Study:
-    """A question and its runs: `table`, the judged `families` that answer it, `lines`.
+    """A question and its runs: `table`, the judged `families` that answer it, `lines`, `paper`.
 
     table: as results.table.load makes it; tables: the DataFrames of question.tables by name.
     UserError for runs that do not fit the question.
@@ -63,6 +63,7 @@ class Study:
         table = self.scaled(question.measure, POINTS)
         lines = [self._line(what, table) for what in shown if what in known]
         self.opening, self.more, own_lines = question.extra(self, self.tables)
+        self.paper = question.paper[1](self)
         own = [own_lines] if len(own_lines) else []
         self.lines = pd.concat([*own, *lines], ignore_index=True)
 

@@ -6,7 +6,7 @@ import re
 
 import pandas as pd
 
-from results import declared
+from results import declared, papers
 from utils import UserError
 
 STYLE = """
@@ -93,7 +93,7 @@ def markdown(table):
 def fill(text, results, path):
     """A Markdown page with its blocks written anew from saved results.
 
-    A block is <!-- verdicts -->, <!-- expN answer --> or <!-- expN details --> up to <!-- end -->.
+    A block is <!-- verdicts -->, or <!-- expN answer -->, details or paper, up to <!-- end -->.
     UserError for a page without a block, a block without its end, or of an experiment that is not
     there.
     """
@@ -106,12 +106,17 @@ def fill(text, results, path):
             body = markdown(verdicts(results).drop(columns="rests on"))
         else:
             name = what.removeprefix("exp")
-            if name not in results or kind not in (["answer"], ["details"]):
-                right = "a block is of an experiment of the folder: expN answer or expN details"
+            if name not in results or kind not in (["answer"], ["details"], ["paper"]):
+                right = "a block is of an experiment of the folder: expN answer, details or paper"
                 raise UserError(f"{path}: <!-- {match[1]} -->: {right}")
             saved = results[name]
+            if kind == ["paper"] and not saved.get("paper"):
+                right = "its runs are not of a paper's protocol"
+                raise UserError(f"{path}: <!-- {match[1]} --> has nothing to hold: {right}")
             lines = [f"- {line}" for line in saved["details"]]
             body = saved["answer"] if kind == ["answer"] else "\n".join(lines)
+            if kind == ["paper"]:
+                body = markdown(pd.DataFrame(papers.shown(saved["paper"])))
         return f"<!-- {match[1]} -->\n{body}\n<!-- end -->"
 
     begin = r"<!-- (verdicts|exp\w+ \w+) -->\n"
@@ -133,12 +138,16 @@ def section(name, saved, picture):
     image = base64.b64encode(picture).decode()
     shown = pd.DataFrame(table["rows"], columns=table["head"])
     shown.insert(0, "", ["▸" if n in table["marked"] else "" for n in range(len(shown))])
+    paper = ""
+    if saved.get("paper"):
+        beside = html_table(pd.DataFrame(papers.shown(saved["paper"])))
+        paper = f"<p>The paper's figures beside these</p>\n{beside}"
     return (
         f'<h2 id="exp{text(name)}">{text(name)}. {text(saved["question"])}</h2>\n'
         f'<p class="answer">{text(saved["answer"])}</p>\n<ul>{details}</ul>\n'
         f'<img alt="figure of experiment {text(name)}" src="data:image/png;base64,{image}">\n'
         f"<p>Means and paired differences (± not corrected). {links(name, saved)}</p>\n"
-        f"{html_table(shown)}<details><summary>all comparisons"
+        f"{html_table(shown)}{paper}<details><summary>all comparisons"
         f"</summary>{html_table(pd.DataFrame(saved['comparisons']))}</details>\n"
         f"<pre>{text(chr(10).join(saved['commands']))}</pre>\n"
         f"<p>{text('; '.join([ran, *saved['provenance']]))}</p>\n"

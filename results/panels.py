@@ -55,6 +55,10 @@ def _draw_cell(study, axis, panel, word, lines):
     block = word if word in study.at else next(iter(study.at))
     span = [study.density[block, number] for number in study.rounds[block]]
     draw_panel(axis, drawn, title, unit, span)
+    for row in study.paper:
+        if row.get("column") == column and not is_contrast:
+            colour = _colours(study, by, lines).get(row["arm"], "0.2")
+            axis.plot(row["density_percent"], row["theirs"], "x", color=colour, markersize=7)
     if panel.colour:
         axis.legend(fontsize="x-small", loc="best")
 
@@ -79,5 +83,9 @@ def _key(study):
     looks = {word: (colour, "-") for word, colour in colours.items()}
     looks |= {word: ("0.2", style) for word, style in _styles(study).items()}
     handles = [Line2D([], [], color=c, linestyle=style) for c, style in looks.values()]
-    span = Patch(facecolor="0.93", edgecolor="0.8")
-    return [*handles, span], [*looks, "densities of the answer"]
+    handles.append(Patch(facecolor="0.93", edgecolor="0.8"))
+    names = [*looks, "densities of the answer"]
+    if any("column" in row for row in study.paper):
+        handles.append(Line2D([], [], color="0.2", linestyle="", marker="x"))
+        names.append("the paper's lt")
+    return handles, names

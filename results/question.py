@@ -67,3 +67,5 @@ class Question:
     # (study, tables) -> opening sentence, judged comparisons with a `basis` each, lines
     extra: Callable = lambda study, tables: ("", {}, pd.DataFrame())
     words: dict = field(default_factory=dict)  # of extra's comparisons: name -> (above, below)
+    # the protocol of a paper (a preset's name), and study -> rows that hold its figures beside ours
+    paper: tuple[str, Callable] = ("", lambda study: [])

@@ -9,6 +9,7 @@ import re
 from attacks import ATTACKS, PARAMETERS, tested_by
 from results.answer import SECOND
 from results.breaking import LASTS, PGD, breaks
+from results.papers import cosentino, frankle
 from results.question import (
     EVERY,
     OVER_DENSE,
@@ -405,9 +406,27 @@ QUESTIONS["7"] = Question(
     varies=("attack", "attack_mode", "mix_ratio", "norm", "trades_beta", *PARAMETERS),
     extra=breaks,
     words={"rounds until it breaks, PGD - clean": LASTS},
+    paper=("cosentino", cosentino),
 )
 
-# Appendix --------------------------------------------------------------------------------------
+# Appendices ------------------------------------------------------------------------------------
+
+QUESTIONS["frankle"] = Question(
+    "Appendix: do tickets on clean data do what Frankle & Carbin 2019 report?",
+    factors={"prune_type": KIND},
+    contrasts={
+        "lt - reinit": Contrast(*WINS, "prune_type", BOTH, answers=True),
+        "an arm - its dense net": Contrast(
+            "the pruned net is better", "worse", of=OVER_DENSE, answers=True
+        ),
+        "early stopping, lt - reinit (iterations)": DETAILS[
+            "early stopping, lt - reinit (iterations)"
+        ],
+    },
+    panels=(Panel(CLEAN), Panel("an arm - its dense net"), Panel(EARLY)),
+    colour="prune_type",
+    paper=("frankle", frankle),
+)
 
 BLACK = (
     "trained and tested on black images",

@@ -2,6 +2,7 @@
 
 from results.answer import ODDS, POINTS, PRIMARY, SECOND, in_words
 from results.declared import MARGIN
+from results.papers import in_a_line
 from results.stats import SAME, amount, describe
 from results.table import column_title
 
@@ -35,7 +36,7 @@ def sentence(study, name, rows):
 
 
 def answer(study):
-    """What is found: answer, details, verdicts, comparisons, table, density_percent."""
+    """What is found: answer, details, verdicts, comparisons, table, paper, density_percent."""
     answering, measure = study.answering(), study.question.measure
     said = {name: sentence(study, name, rows) for name, rows in study.families.items()}
     answers = [said.pop(name) for name in answering]
@@ -56,6 +57,7 @@ def answer(study):
             words = filter(None, (sentence(study, n, rows[n]) for n in answering))
             details.append(f"On {title}: {' '.join(words)}")
     details.append(_in_odds(study, compared[measure, ODDS, PRIMARY]))
+    details.append(in_a_line(study))
     details += [*study.question.notes(study), *_cautions(study), _counted(study, compared)]
     rows = [
         {"family": name, "measure": column, "scale": scale, "summary": summary} | row
@@ -72,6 +74,7 @@ def answer(study):
         # JSON has no nan
         "comparisons": [{n: v if v == v else None for n, v in row.items()} for row in rows],
         "table": _compact(study),
+        "paper": study.paper,
         "density_percent": density if study.question.within else density[""],
     }
 

@@ -1,0 +1,120 @@
+"""What papers report, beside planted runs of their protocols."""
+
+import pandas as pd
+import pytest
+
+from config import PRESETS, resolve
+from results import words
+from results.answer import Study
+from results.page import fill
+from results.papers import COSENTINO, round_at
+from results.questions import QUESTIONS
+from results.table import shown_flags
+from utils import UserError
+
+FGSM, PGD = "whitebox_fgsm_accuracy", "whitebox_pgd_accuracy"
+ROUNDS = [100 * 0.8**n for n in range(21)]
+
+
+def planted(preset, arms, values, seeds=(0, 1, 2), **flags):
+    """A table of finished runs of a preset; values(flags, round, density) -> its columns."""
+    rows = []
+    for arm in arms:
+        for kind in ("lt", "reinit"):
+            for seed in seeds:
+                given = {"dataset": "mnist", "prune_type": kind, "seed": seed}
+                given |= {"eval_attacks": ("fgsm", "pgd"), "eval_steps": 10}
+                config = resolve(PRESETS[preset] | given | arm | flags, (1, 28, 28))
+                head = {"folder": config.run_name, "arm": "", "done": True} | shown_flags(config)
+                for number, density in enumerate(ROUNDS):
+                    here = {"round": number, "density": density / 100}
+                    rows.append(head | here | values(head, number, 0.01 * seed))
+    return pd.DataFrame(rows)
+
+
+def cosentinos(off):
+    """His accuracies at his densities (constant between them), and `off` under PGD."""
+
+    def values(flags, number, noise):
+        training = flags["attack"].upper() if flags["mix_ratio"] else "standard"
+        if training == "standard":
+            return {"test_accuracy": 98, "early_stop_iteration": 1, FGSM: 8 + noise, PGD: 2 + noise}
+        table = COSENTINO[training]
+        at = min(table, key=lambda density: abs(density - ROUNDS[number]))
+        figures = {FGSM: 90.0, PGD: 40.0} | table[at]
+        figures[PGD] += off
+        return {"early_stop_iteration": 1} | {name: v + noise for name, v in figures.items()}
+
+    return values
+
+
+ARMS = [{"mix_ratio": 0.0}, {"attack": "fgsm"}, {"attack": "pgd"}]
+
+
+def answered(name, table):
+    return words.answer(Study(QUESTIONS[name], table))
+
+
+def test_cosentinos_table_is_met_within_what_was_declared():
+    saved = answered("7", planted("cosentino", ARMS, cosentinos(1.5)))
+    rows = saved["paper"]
+    assert len(rows) == 26 and all(row["verdict"].startswith("within") for row in rows)
+    assert (
+        "Beside the paper's 26 figures: 12 within 0.5; 12 within 2; 2 within theirs."
+        in (saved["details"])
+    )
+    off = answered("7", planted("cosentino", ARMS, cosentinos(2.5)))["paper"]
+    missed = [row for row in off if row["verdict"].startswith("not")]
+    assert {row["what"] for row in missed} == {"PGD-trained, white-box PGD (%)"}
+    assert len(missed) == 6 and missed[0]["difference"] == pytest.approx(2.51)
+
+
+def test_runs_of_another_protocol_have_no_paper_beside_them():
+    for flags in ({"lr": 1e-3}, {"dataset": "digits"}, {"prune_percent": 36.0}):
+        saved = answered("7", planted("cosentino", ARMS, cosentinos(0), **flags))
+        assert saved["paper"] == []
+        assert not any("paper" in line for line in saved["details"])
+    cut = answered("7", planted("cosentino", ARMS, cosentinos(0), end_iter=5))
+    assert any("These runs have 5 epochs a round, theirs 36." in line for line in cut["details"])
+
+
+def test_frankles_figures_are_recomputed():
+    """A net that stops early as theirs does, and falls where theirs fall."""
+
+    def values(flags, number, noise):
+        lt = flags["prune_type"] == "lt"
+        early = 10000 * (1 - 0.38 * (number == 7))  # 21 % of the weights
+        accuracy = 98.0 + (0.5 * (0 < number <= 15) if lt else 0.1 * (0 < number < 7))
+        accuracy -= 0.5 * (number > (15 if lt else 6))
+        return {
+            "test_accuracy": accuracy + noise * (1 + number),
+            "early_stop_iteration": (early if lt else 2.51 * early) + 100 * noise * (number + 1),
+        }
+
+    table = planted("frankle", [{"attack": "fgsm", "mix_ratio": 0.0}], values)
+    found = {
+        (row["what"], row["density_percent"]): row for row in answered("frankle", table)["paper"]
+    }
+    early = found["early stopping, lt against its dense net (%)", 21.1]
+    assert early["ours"] == pytest.approx(-38, abs=0.1)
+    assert early["verdict"] == "the interval contains theirs"
+    assert found["early stopping, reinit over lt (times)", 21.1]["ours"] == pytest.approx(2.5, 0.01)
+    assert found["accuracy, lt - its dense net (points)", 3.6]["verdict"] == "another"
+    falls = "weights left where {} falls below its dense net for good (%)"
+    assert found[falls.format("reinit"), ""]["ours"] == "21"
+    assert found[falls.format("reinit"), ""]["verdict"] == "within a round"
+    assert found[falls.format("lt"), ""]["ours"] == "2.81"
+
+
+def test_a_round_is_found_by_its_density():
+    table = pd.DataFrame({"round": [0, 1, 2], "density": [1.0, 0.513, 0.21]})
+    assert round_at(table, 51.3) == 1 and round_at(table, 21.1) == 2
+    assert round_at(table, 30) is None and round_at(table[:0], 30) is None
+
+
+def test_a_page_is_filled_with_what_a_paper_reports(tmp_path):
+    saved = answered("7", planted("cosentino", ARMS, cosentinos(0)))
+    text = fill("<!-- exp7 paper -->\n<!-- end -->", {"7": saved | {"verdicts": []}}, "page")
+    assert "| FGSM-trained, clean test images (%) | 100 % | 98.25 | 98.26 ± 0.02 |" in text
+    with pytest.raises(UserError, match="not of a paper's protocol"):
+        fill("<!-- exp7 paper -->\n<!-- end -->", {"7": saved | {"paper": []}}, "page")
