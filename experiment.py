@@ -18,6 +18,7 @@ import data
 import pruning
 from attacked import quality
 from attacked.pool import Images, build_images, parts_of
+from attacked.progress import words
 from attacks import ATTACKS, attack_test_images
 from config import attack_settings, own_ticket
 from engine.cohort import Cohort
@@ -25,12 +26,16 @@ from engine.compiled import kernels_for, step_of
 from engine.machine import bf16_ratio, pick_device, set_threads
 from engine.place import Keeper
 from engine.signals import Interrupted, stop
+from engine.timing import pace, seconds_left
 from store.files import load_tensors, misfit, write_json
 from store.runfolder import RunFolder, load_masks, read_rounds
 from store.saved import provenance
 from store.ticket import ticket_place
 from train import Diverged, Stopped, evaluate, fit
 from utils import Registry, UserError, advice, eval_examples, stream
+
+# images that a run trains on, and seconds that it takes, from which its time is foretold
+FORETOLD, LONG = 200_000, 20
 
 
 @dataclass
@@ -99,7 +104,25 @@ def train_cohort(runs, say=tqdm.write):
         if times > 0.95:
             what = f"a step takes {times:.1f} times as long as in fp32 on this CPU (measured)"
             say(f"warning: --precision=bf16 does not pay: {what}")
+    foretell(lab, sound)
     return failed + rounds(lab, sound)
+
+
+def foretell(lab, runs):
+    """Say about how long the rounds that are left take, by steps measured now, if that is long."""
+    config, data = runs[0].config, lab.images.train
+    parts = data.train_index.shape[1], data.val_index.shape[1], len(lab.images.test_labels)
+    first = runs[0].progress.next_round
+    # small work is over before it is measured
+    if config.prune_iterations * config.end_iter * parts[0] < FORETOLD:
+        return
+    size = lab.images.test.shape[1:], int(lab.images.test_labels.max()) + 1
+    known = pace(config, lab.model, lab.made, len(runs), size, lab.device)
+    left = seconds_left(config, known, parts, first)
+    if left >= LONG:
+        rounds = config.prune_iterations - first
+        what = f"{rounds} round{'s' * (rounds > 1)} take about {words(left)} (steps measured now)"
+        lab.say(f"{runs[0].label}{what}")
 
 
 def check(runs, model, images):

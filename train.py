@@ -9,11 +9,10 @@ import torch
 import torch.nn.functional as F
 
 from attacks import EVAL_BATCH
-from engine.adversarial import Validation, against
-from engine.compiled_step import CompiledStepper
+from engine.adversarial import Validation
+from engine.compiled_step import stepper_for
 from engine.graph import Replay
 from engine.place import Place
-from engine.step import Stepper
 
 EVAL_IMAGES = 16_000  # of all runs of a cohort at a time, so that their activations fit
 
@@ -49,8 +48,7 @@ def fit(cohort, data, configs, round_number, on_epoch=lambda epoch, rows: None, 
     """
     config, device = configs[0], data.images.device
     first = config.first_epoch(round_number)
-    kind = CompiledStepper if cohort.nets else Stepper
-    stepper = kind(cohort, data, configs, **against(cohort, config))
+    stepper = stepper_for(cohort, data, configs)
     attacked = Validation(cohort, data, configs) if config.adversarial else None
     steps = stepper.steps
     # validation loss and accuracy

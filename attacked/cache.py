@@ -6,6 +6,7 @@ a larger --mix_ratio attacks only what is missing.
 
 import ast
 import contextlib
+import functools
 import importlib.metadata
 import inspect
 import textwrap
@@ -63,25 +64,13 @@ def surrogate(config, dataset, device, say=print):
     It trains on clean images with Adam 1e-3 and batches of 128, on a split of its own
     (--attack_seed), and keeps its best epoch on the held-out part (attacked/training.py).
     """
-    stats = data.channel_stats(dataset.train_images)
-    seed = stream(config.attack_number, "surrogate")
-    size = (dataset.in_shape, dataset.num_classes)
-    net = archs.build(config.surrogate, *size, stats, "torch", seed)
-    epochs = surrogate_epochs(config, dataset)
-    recipe = {
-        "dataset": dataset.name,
-        "images": fingerprint(dataset.train_images, dataset.train_labels),
-        "arch": config.surrogate,
-        "epochs": epochs,
-        "seed": config.attack_number,
-        "training": TRAINING,
-    }
-    name = f"{dataset.name}-{config.surrogate}"
-    folder = cache_folder(config.cache_dir, "surrogates", name, recipe)
+    net, recipe = untrained_surrogate(config, dataset), surrogate_recipe(config, dataset)
+    folder = surrogate_folder(config, dataset)
     path, partial = folder / "weights.safetensors", folder / "partial.pt"
     with locked(folder):
         state = _load_surrogate(path, net, say)
         if state is None:
+            epochs = recipe["epochs"]
             on = f"on clean {dataset.name} ({epochs} epoch{'s' if epochs > 1 else ''})"
             say(f"training the surrogate {config.surrogate} {on}")
             write_json(folder / "recipe.json", recipe)
@@ -90,9 +79,54 @@ def surrogate(config, dataset, device, say=print):
             save_tensors(path, state)
             partial.unlink(missing_ok=True)
     net.load_state_dict(state)
+    return ready(net, device)
+
+
+def kept_surrogate(config, dataset, device):
+    """The surrogate as the cache has it, or None; nothing is trained, and nothing is removed."""
+    net = untrained_surrogate(config, dataset)
+    try:
+        state = load_tensors(surrogate_folder(config, dataset) / "weights.safetensors")
+    except UserError:
+        return None
+    if misfit(state, net.state_dict()):
+        return None
+    net.load_state_dict(state)
+    return ready(net, device)
+
+
+def untrained_surrogate(config, dataset):
+    """The network that becomes the surrogate, with the weights that its training begins with."""
+    stats = data.channel_stats(dataset.train_images)
+    seed = stream(config.attack_number, "surrogate")
+    size = (dataset.in_shape, dataset.num_classes)
+    return archs.build(config.surrogate, *size, stats, "torch", seed)
+
+
+def ready(net, device):
+    """The network as data sets are attacked against it: frozen, in eval mode, on the device."""
     # convolutions are a sixth to a third faster so
     net = net.to(device, memory_format=torch.channels_last)
     return net.eval().requires_grad_(False)
+
+
+def surrogate_recipe(config, dataset):
+    """Everything that makes a surrogate what it is."""
+    return {
+        "dataset": dataset.name,
+        "images": fingerprint(dataset.train_images, dataset.train_labels),
+        "arch": config.surrogate,
+        "epochs": surrogate_epochs(config, dataset),
+        "seed": config.attack_number,
+        "training": TRAINING,
+    }
+
+
+def surrogate_folder(config, dataset):
+    """Where a surrogate is kept."""
+    name = f"{dataset.name}-{config.surrogate}"
+    recipe = surrogate_recipe(config, dataset)
+    return cache_folder(config.cache_dir, "surrogates", name, recipe)
 
 
 def surrogate_epochs(config, dataset):
@@ -162,6 +196,33 @@ def attacked_folder(config, dataset, model):
     name = f"{dataset.name}-{config.test_attack}-{config.surrogate}"
     recipe = attack_recipe(config, dataset, model)
     return cache_folder(config.cache_dir, "attacked", name, recipe)
+
+
+def cached_positions(folder, part):
+    """The positions of `part` whose attacked images a folder has; nothing is removed or written.
+
+    A shard that cannot be read counts as none.
+    """
+    found = [np.empty(0, np.int64)]
+    for path in folder.glob(f"{part}-*.npz"):
+        # zipfile, zlib and numpy each have their own type of error
+        with contextlib.suppress(Exception), np.load(path, allow_pickle=False) as file:
+            found.append(file["index"])
+    return np.unique(np.concatenate(found))
+
+
+def seconds_an_image(config, dataset, model):
+    """Seconds that the attack of these flags takes for an image: one batch is attacked, and
+    dropped. Of attacks without a fixed count of steps a small one.
+    """
+    settings = attack_settings(config, config.attack, dataset.in_shape[0] > 1)
+    index = np.arange(min(len(dataset.test_labels), 8 if settings.entry().minimal() else BATCH))
+    made = functools.partial(_attack_batch, config.attack_number, settings, "test", dataset)
+    if not settings.entry().minimal():
+        made(index[:2], model)  # kernels set themselves up
+    began = time.perf_counter()
+    made(index, model)
+    return (time.perf_counter() - began) / len(index)
 
 
 def attack_recipe(config, dataset, model):

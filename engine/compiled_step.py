@@ -3,8 +3,15 @@
 import numpy as np
 import torch
 
+from engine.adversarial import against
 from engine.optimizer import BETAS, EPSILON
-from engine.step import Epochs
+from engine.step import Epochs, Stepper
+
+
+def stepper_for(cohort, data, configs):
+    """What trains these runs on that data: compiled steps, or torch's."""
+    kind = CompiledStepper if cohort.nets else Stepper
+    return kind(cohort, data, configs, **against(cohort, configs[0]))
 
 
 class CompiledStepper(Epochs):

@@ -5,31 +5,23 @@ ones, which are slower, so it depends on the network. It is asked for once: --ca
 """
 
 import json
-import statistics
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import torch
 
 import archs
-import pruning
 from attacked.cache import cache_folder, locked
 from config import RunConfig, attack_settings
 from data import describe
-from engine.adversarial import against
-from engine.cohort import Cohort, Data
-from engine.graph import EAGER
 from engine.machine import pick_device
-from engine.step import Stepper
+from engine.timing import random_stepper, step_seconds
 from store.files import write_json
 from utils import UserError, one_line
 
 VERSION = 1  # of how it is measured
 SIZES = (1, 4, 16, 64)
-STEPS = 20  # timed at once, three times
-IMAGES = 1000  # random ones; what they show takes no other time
 FLAGS = ("arch_type", "batch_size", "precision", "optimizer", "momentum", "augment")
 
 
@@ -117,35 +109,6 @@ def seconds_by_size(config, device):
         if seconds / size > 1.5 * min(found.values()):
             break
     return found
-
-
-def random_stepper(config, model, runs, shape, classes, device):
-    """A Stepper of so many runs of a network, dense, on random images, its epoch laid out."""
-    states, masks = [model.state_dict()] * runs, [pruning.ones(model)] * runs
-    cohort = Cohort(model, states, masks, device, config.precision)
-    count = config.batch_size * (EAGER + 2 + 3 * STEPS)
-    index = torch.randint(IMAGES, (runs, count), device=device)
-    images = torch.rand(IMAGES, *shape, device=device)
-    labels = torch.randint(classes, (IMAGES,), device=device)
-    data = Data(images, labels, index, index[:, :1])
-    stepper = Stepper(cohort, data, [config] * runs, **against(cohort, config))
-    stepper.start(0, 0)
-    cohort.model.train()
-    return stepper
-
-
-def step_seconds(stepper):
-    """Median seconds of a step, after what a GPU's capture takes."""
-
-    def timed(count):
-        began = time.perf_counter()
-        stepper.advance(count)
-        if stepper.losses.device.type == "cuda":
-            torch.cuda.synchronize(stepper.losses.device)
-        return time.perf_counter() - began
-
-    timed(EAGER + 2)
-    return statistics.median(timed(STEPS) / STEPS for _ in range(3))
 
 
 if __name__ == "__main__":

@@ -27,8 +27,15 @@ def print_plan(runs, waiting):
         print(f"{run.folder.path}  {'done' if run.folder.done else begun}")
     plan = list(cohorts(waiting))
     largest = max(map(len, plan), default=0)
-    done = f"{len(runs)} runs, {len(runs) - len(waiting)} done"
+    done = f"{len(runs)} run{'s' * (len(runs) != 1)}, {len(runs) - len(waiting)} done"
     print(f"{done}, {len(waiting)} to do in {len(plan)} cohorts of up to {largest}")
+    if plan:
+        from study.estimate import lines  # what trains, which a finished study needs no more
+
+        crew, threads = crew_of(waiting[0].config, len(runs))
+        for run in waiting:
+            run.config = with_threads(run.config, threads)
+        print(*lines(plan, min(len(plan), crew)), sep="\n")
 
 
 def run_all(runs, total):
@@ -43,8 +50,7 @@ def run_all(runs, total):
     small = is_small(config)
     if config.engine == "ray":
         return on_ray(lambda threads: jobs_of(plan, threads), plan, config, total, small)
-    crew = min(total, config.workers or default_workers(config))
-    threads = max(1, cores() // crew) if crew > 1 else 0  # 0: as a run alone
+    crew, threads = crew_of(config, total)
     if min(len(plan), crew) > 1:
         return in_processes(jobs_of(plan, threads), plan, min(len(plan), crew))
     for run in runs:
@@ -54,6 +60,12 @@ def run_all(runs, total):
         left, lost = without_orphans(cohort, outcomes)
         outcomes += lost + (run_cohort(left, tqdm.write) if left else [])
     return outcomes
+
+
+def crew_of(config, total):
+    """(processes, threads of each) for a study of so many runs; 0 threads: as a run alone."""
+    crew = min(total, config.workers or default_workers(config))
+    return crew, max(1, cores() // crew) if crew > 1 else 0
 
 
 def default_workers(config):

@@ -143,5 +143,5 @@ def test_what_is_timed_is_training_steps(make_config, runs, mode):
     stepper = measure.random_stepper(config, model, runs, (1, 28, 28), 10, CPU)
     before = stepper.cohort.state()
     assert measure.step_seconds(stepper) > 0
-    assert stepper.done == stepper.steps and (stepper.losses > 0).all()
+    assert stepper.done > 60 and (stepper.losses[: stepper.done] > 0).all()
     assert not torch.equal(before["net.fc1.weight"], stepper.cohort.state()["net.fc1.weight"])
