@@ -67,7 +67,8 @@ def draw_panel(axis, lines, title="", ylabel="", declared=None):
         look = {"color": line.colour, "linestyle": line.style, "label": line.label}
         axis.plot(x, mean, marker="o", markersize=3.5, **look)
         axis.fill_between(x, mean - half, mean + half, color=line.colour, alpha=0.15, linewidth=0)
-    within = _without_outlier(lines)
+    # a difference that stands out is what the panel is for
+    within = lines if ylabel.startswith("difference") else _without_outlier(lines)
     if away := [line.label for line in lines if line not in within]:
         title += f" (off the scale: {', '.join(away)})"
     means = pd.concat([line.numbers["mean"] for line in within])

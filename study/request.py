@@ -109,7 +109,8 @@ def _add_what_is_no_flag_of_a_run(groups):
     machine.add_argument(
         "--dry_run",
         action="store_true",
-        help="print the runs, done or to do, and which would train together; run nothing",
+        help="print the runs, done or to do, what is still to be attacked, and about how long it "
+        "takes here (some steps are measured); run nothing",
     )
 
 
