@@ -1,6 +1,7 @@
 """Adversarial images, one attack a screen, its parameters beside it.
 
-    python attacks.py evaluate runs/* --attacks all     # accuracy of every saved ticket
+    python attacks.py evaluate runs/* --attacks all     # accuracy of every saved ticket, drawn
+    python attacks.py export --dataset=digits --attack=fgsm -o data/digits_fgsm.npz  # as a file
 
 Images are (..., N, C, H, W) floats in [0, 1] and labels (..., N) the true classes; `predict` turns
 such images into logits (..., N, K). Leading axes are the runs of a cohort, attacked together.
@@ -643,7 +644,9 @@ EVAL_BATCH = 1000  # images of a run at a time
 ATTACK_BATCH = 64
 
 
-def attack_test_images(predict, lead, settings, images, labels, index, make=None):
+def attack_test_images(
+    predict, lead, settings, images, labels, index, make=None, reach=lambda done: None
+):
     """Images (P, C, H, W) attacked against networks `predict`, each by itself.
 
     make(images, labels, settings, starts) attacks them, if not the attack's own function does.
@@ -651,6 +654,7 @@ def attack_test_images(predict, lead, settings, images, labels, index, make=None
     (R,), (1,) for one: accuracy in percent; mean L2 of those changed; and the percent that the
     attack left as they were though classified correctly: a zero gradient, not robustness.
     index: (P,) numpy positions of the images in the test set, which name their random starts.
+    reach(n) is called when n images are done.
     """
     make, runs = make or functools.partial(settings.entry().make, predict), math.prod(lead)
     hits, length, changed, unmoved = (torch.zeros(runs, device=labels.device) for _ in range(4))
@@ -665,11 +669,12 @@ def attack_test_images(predict, lead, settings, images, labels, index, make=None
         correct = is_correct(predict, attacked, y).view(runs, -1)
         hits, unmoved = hits + correct.sum(1), unmoved + (correct & (l2 == 0)).sum(1)
         length, changed = length + l2.sum(1), changed + (l2 > 0).sum(1)
+        reach(min(start + batch, len(labels)))
     accuracy, left = 100 * hits.double() / len(labels), 100 * unmoved / len(labels)
     return accuracy, length / changed.clamp_min(1), left
 
 
 if __name__ == "__main__":
-    # the command stands on floors above this one: it is started by name, and nothing here imports
-    # it
-    sys.exit(runpy.run_module("results.robustness")["main"]())
+    # the commands stand on floors above this one: they are started by name, and nothing here
+    # imports them
+    sys.exit(runpy.run_module("study.attack_commands")["main"]())

@@ -421,6 +421,15 @@ class RunConfig:
         result=False,
         **at_least(1),
     )
+    quiet: bool = flag(
+        False,
+        "print warnings and how it ends alone; each run's log.txt has the rest",
+        "machine",
+        result=False,
+    )
+    verbose: bool = flag(
+        False, "print the layers' densities after each round too", "machine", result=False
+    )
     print_freq: int = flag(
         1, "refresh the progress bar each so many epochs", "machine", result=False, **at_least(1)
     )

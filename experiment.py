@@ -31,7 +31,8 @@ from store.files import load_tensors, misfit, write_json
 from store.runfolder import RunFolder, load_masks, read_rounds
 from store.saved import provenance
 from store.ticket import ticket_place
-from train import Diverged, Stopped, evaluate, fit
+from store.voice import Voice
+from train import Diverged, Stopped, Watcher, evaluate, fit
 from utils import Registry, UserError, advice, eval_examples, stream
 
 # images that a run trains on, and seconds that it takes, from which its time is foretold
@@ -47,7 +48,7 @@ class Lab:
     images: Images
     device: torch.device
     made: object = None  # compiled kernels, where they compute the steps
-    say: Callable = tqdm.write
+    say: Voice = None
 
 
 @dataclass
@@ -64,7 +65,7 @@ def train_cohort(runs, say=tqdm.write):
 
     Returns (run, error) of those that diverged or cannot go on.
     """
-    shared = runs[0].config
+    shared, say = runs[0].config, Voice(runs, say)
     device = pick_device(shared.device, shared.gpu, say)
     if shared.precision == "tf32" and device.type == "cpu":
         say("note: --precision=tf32 is of GPUs: this trains in fp32")
@@ -85,6 +86,7 @@ def train_cohort(runs, say=tqdm.write):
     failed, sound = check(runs, model, len(dataset.train_labels))
     if not sound:
         return failed
+    say.runs = sound
     # a surrogate has convolutions, as a rule, and more threads serve it
     surrogates = {run.config.surrogate for run in sound if run.config.surrogate}
     set_threads(shared.threads, small=all(archs.is_small(name, *size) for name in surrogates))
@@ -97,6 +99,7 @@ def train_cohort(runs, say=tqdm.write):
     lab = Lab(model, fresh, images, device, made, say)
     for slot, run in enumerate(sound):
         open_run(lab, run, slot)
+    say.begin()
     set_threads(shared.threads, small=archs.is_small(shared.arch_type, *size))
     if shared.precision == "bf16" and device.type == "cpu":
         longest = min(shared.batch_size, len(dataset.train_labels))
@@ -122,7 +125,7 @@ def foretell(lab, runs):
     if left >= LONG:
         rounds = config.prune_iterations - first
         what = f"{rounds} round{'s' * (rounds > 1)} take about {words(left)} (steps measured now)"
-        lab.say(f"{runs[0].label}{what}")
+        lab.say(what)
 
 
 def check(runs, model, images):
@@ -158,22 +161,26 @@ def open_run(lab, run, slot):
 
         draw = functools.partial(draw_samples, *samples)
     now = provenance(lab.device, step_of(lab.made))
-    run.folder.start(config, now, progress, run.report, draw, lab.say)
+    run.folder.start(config, now, progress, run.report, draw, lambda text: lab.say.of(run, text))
     if progress.next_round == 0:
         run.folder.log.begin(config, samples)
-    lab.say(f"run folder {run.folder.path}")
+    lab.say.of(run, f"run folder {run.folder.path}")
+    if number := progress.next_round:
+        lab.say.of(run, f"going on with round {number} of {config.prune_iterations - 1}")
+    if progress.partial:
+        lab.say.of(run, f"going on {within(progress.partial)}")
     if run.report:
-        lab.say(quality.describe(config, run.report))
+        lab.say.of(run, quality.describe(config, run.report))
         if config.mix_ratio == 1 and not ATTACKS[config.attack][config.norm].control:
             right = "compare with --mix_ratio below 1"
             what = "every training image is attacked, and such a set teaches the attack itself"
-            lab.say(f"warning: {what} (clean accuracy may be poor): {right}")
+            lab.say.of(run, f"warning: {what} (clean accuracy may be poor): {right}")
 
 
 def rounds(lab, runs):
     """Every round that is still to do; returns (run, error) of the runs that diverged."""
     diverged = []
-    with Bars(runs) as bars:
+    with Bars(runs, lab.say) as bars:
         while runs and (number := runs[0].progress.next_round) < runs[0].config.prune_iterations:
             began = time.perf_counter()
             starts = [start_weights(lab, run, number) for run in runs]
@@ -194,8 +201,14 @@ def rounds(lab, runs):
             end_round(lab, cohort, runs, trained, last, rows, began, bars)
     for run in runs:
         run.folder.finish(run.config, run.progress)
-        print(f"done: {run.folder.path}")
+        lab.say.of(run, f"done: {run.folder.path}")
     return diverged
+
+
+def within(partial):
+    """Where in a round a run was stopped, in words."""
+    after = f" after step {partial.step}" if partial.step else ""
+    return f"in epoch {partial.epoch + 1} of round {partial.round}{after}"
 
 
 def train_round(lab, cohort, runs, number, bars):
@@ -212,7 +225,7 @@ def train_round(lab, cohort, runs, number, bars):
     configs = [run.config for run in runs]
     try:
         with stop.deferring():
-            return fit(cohort, lab.images.train, configs, number, bars.epoch, keeper)
+            return fit(cohort, lab.images.train, configs, number, bars, keeper)
     except Stopped:
         raise Interrupted(stop.signal) from None
 
@@ -273,7 +286,7 @@ def report_transfer(lab, run, row):
     write_json(run.folder.report, run.report | {"network": network})
     warning = quality.transfer_warning(run.report, clean, attacked, run.config.mix_ratio)
     if warning and not run.config.omits:  # it trains on no attacked image
-        lab.say(f"warning: {warning}")
+        lab.say.of(run, f"warning: {warning}")
 
 
 # What a round starts from ----------------------------------------------------------------------
@@ -480,8 +493,13 @@ def whitebox_accuracy(tested):
             chosen = eval_examples(total, count)
             index = chosen.to(images.test.device)
             x, y = images.test[index], images.test_labels[index]
+
+            def reach(done, name=name, count=count):
+                far = f"testing with {name}, {done:,} of {count:,} images"
+                tested.lab.say.still(lambda: far)
+
             accuracy, l2, unmoved = attack_test_images(
-                cohort.logits, lead, settings, x, y, chosen.numpy(), cohort.attack
+                cohort.logits, lead, settings, x, y, chosen.numpy(), cohort.attack, reach
             )
             for run in [run for run, own in enumerate(settings_of) if own == settings]:
                 column = f"whitebox_{name}_accuracy"
@@ -501,17 +519,21 @@ COLUMNS["whitebox"] = whitebox_accuracy
 # What is shown ---------------------------------------------------------------------------------
 
 
-class Bars:
-    """Progress bars over rounds and a round's epochs on a terminal; elsewhere lines and a table."""
+class Bars(Watcher):
+    """Progress bars over rounds and a round's epochs on a terminal; elsewhere a line now and then.
 
-    def __init__(self, runs):
-        self.runs, config, first = runs, runs[0].config, runs[0].progress.next_round
-        total = config.prune_iterations
+    Everywhere a line a round.
+    """
+
+    def __init__(self, runs, say):
+        self.runs, self.say, config = runs, say, runs[0].config
+        first, total = runs[0].progress.next_round, config.prune_iterations
+        hidden = True if config.quiet else None  # None: where there is no terminal
         self.over_rounds = tqdm(
-            total=total, initial=first, desc="rounds", unit="round", disable=None
+            total=total, initial=first, desc="rounds", unit="round", disable=hidden
         )
         self.over_epochs = tqdm(
-            total=config.end_iter, desc="epochs", unit="epoch", leave=False, disable=None
+            total=config.end_iter, desc="epochs", unit="epoch", leave=False, disable=hidden
         )
 
     def __enter__(self):
@@ -520,6 +542,17 @@ class Bars:
     def __exit__(self, *error):
         self.over_epochs.close()
         self.over_rounds.close()
+
+    def step(self, epoch, step, steps):
+        """So many of the epoch's steps are done."""
+        config, number = self.runs[0].config, self.runs[0].progress.next_round
+
+        def text():
+            where = f"round {number} of {config.prune_iterations - 1}"
+            within = f", step {step} of {steps}" if step < steps else " done"
+            return f"{where}: epoch {epoch + 1} of {config.end_iter}{within}"
+
+        self.say.still(text)
 
     def epoch(self, epoch, rows):
         """After each epoch: the first run's latest loss and accuracy."""
@@ -532,16 +565,32 @@ class Bars:
             self.over_epochs.update(epoch + 1 - self.over_epochs.n)
 
     def round(self, run, row, masks):
-        """After each round: its accuracies and the density of each layer."""
-        names = [name for name in row if name.endswith("accuracy")]
-        shown = ", ".join(f"{name.removesuffix('_accuracy')} {row[name]:.2f} %" for name in names)
+        """After each round: its accuracies, and in detail the density of each layer."""
+        shown = [
+            f"{in_short(name, run.config)} {row[name]:.2f} %"
+            for name in row
+            if name.endswith("accuracy")
+        ]
         rounds = f"round {row['round']} of {run.config.prune_iterations - 1}"
-        seconds = f"({row['seconds']:.1f} s)"
-        line = f"{run.label}{rounds}: density {row['density']:.4f}, {shown} {seconds}"
-        tqdm.write(f"{line}\n{pruning.table(masks)}")
+        left = f"{100 * row['density']:.3g} % of the weights"
+        self.say.of(run, f"{rounds}, {left}: {', '.join(shown)} ({row['seconds']:.1f} s)")
+        self.say.of(run, pruning.table(masks), detail=True)
         empty = [name for name, mask in masks.items() if not mask.any()]
         if empty:
             what = "the network's output no longer depends on its input"
-            tqdm.write(f"warning: {run.label}no weight is left in {', '.join(empty)}: {what}")
+            self.say.of(run, f"warning: no weight is left in {', '.join(empty)}: {what}")
         self.over_epochs.reset()
         self.over_rounds.update(row["round"] + 1 - self.over_rounds.n)
+
+
+def in_short(column, config):
+    """A column of accuracies in the words of a run's lines: "val (mixed)", "test (clean)"."""
+    kinds = {"transfer_": "through the surrogate", "whitebox_": "white-box"}
+    for prefix, how in kinds.items():
+        if column.startswith(prefix):
+            return f"test ({column.removeprefix(prefix).removesuffix('_accuracy')}, {how})"
+    attacked = 0 if config.omits else config.mix_ratio
+    val = "attacked" if attacked == 1 else "mixed" if attacked else "clean"
+    known = {"val_accuracy": f"val ({val})", "test_accuracy": "test (clean)"}
+    known["test_accuracy_last"] = "after the last epoch"
+    return known.get(column, column.removesuffix("_accuracy").replace("_", " "))

@@ -29,6 +29,16 @@ class Stopped(Exception):
     """Training was asked to stop, and has kept where it was."""
 
 
+class Watcher:
+    """What fit tells of its way; this one does nothing with it."""
+
+    def step(self, epoch, step, steps):
+        """So many of the epoch's steps are done."""
+
+    def epoch(self, epoch, rows):
+        """The epoch has ended; rows: R lists of rows of epochs.csv, of this round so far."""
+
+
 @dataclass
 class Fit:
     """What a round of training leaves: rows a run for epochs.csv, and states as Cohort.state()."""
@@ -38,7 +48,7 @@ class Fit:
     rewind: dict | None  # after the epoch of round 0 that later rounds begin at
 
 
-def fit(cohort, data, configs, round_number, on_epoch=lambda epoch, rows: None, keeper=None):
+def fit(cohort, data, configs, round_number, watcher=None, keeper=None):
     """Train the cohort from its present weights to the end of its last epoch; returns a Fit.
 
     configs: each run's, which differ only in what a cohort's runs may have for their own. Rounds
@@ -46,7 +56,7 @@ def fit(cohort, data, configs, round_number, on_epoch=lambda epoch, rows: None, 
     where in the round to begin, and when to keep where training is. Diverged if a training loss is
     not finite, Stopped if the keeper was asked to stop.
     """
-    config, device = configs[0], data.images.device
+    config, device, watcher = configs[0], data.images.device, watcher or Watcher()
     first = config.first_epoch(round_number)
     stepper = stepper_for(cohort, data, configs)
     attacked = Validation(cohort, data, configs) if config.adversarial else None
@@ -70,6 +80,7 @@ def fit(cohort, data, configs, round_number, on_epoch=lambda epoch, rows: None, 
             count = min(stepper.at_once, steps - step, due)
             stepper.advance(count)
             step += count
+            watcher.step(epoch, step, steps)
             if count == due:
                 look()
                 at.check(epoch * steps + step, *validated.clone(), cohort)
@@ -82,7 +93,7 @@ def fit(cohort, data, configs, round_number, on_epoch=lambda epoch, rows: None, 
         at.end_epoch(epoch, losses)
         if round_number == 0 and epoch + 1 == config.first_epoch(1):
             at.rewind = cohort.state()
-        on_epoch(epoch, at.rows)
+        watcher.epoch(epoch, at.rows)
         due = epoch + 1 < config.end_iter and keeper and keeper.due(epoch + 1)
         if keeper and (keeper.stopping or due):
             keeper.keep(at.partials(cohort, stepper, round_number, epoch + 1, 0))

@@ -15,7 +15,7 @@ from engine.signals import Interrupted, stop
 from engine.step import batch_bounds
 from store.checkpoint import load_partial, save
 from store.files import misfit
-from train import Stopped, fit
+from train import Stopped, Watcher, fit
 from utils import stream
 
 TRAINING = "adam 1e-3, batch 128, version 1"  # in words, for the recipe's hash
@@ -53,36 +53,29 @@ def train_surrogate(net, config, dataset, epochs, device, path, recipe, say):
     if begin:
         say(f"going on where the surrogate was, after {done:,} of {epochs * steps:,} batches")
     with Progress("the surrogate", epochs * steps, "batches", say, done) as progress:
-        watch(cohort.model, progress)
-        on_epoch = teller(progress, epochs, steps)
         try:
             with stop.deferring():
-                best = fit(cohort, pool, [settings], 0, on_epoch, keeper).best
+                best = fit(cohort, pool, [settings], 0, Telling(progress, epochs), keeper).best
         except Stopped:
             raise Interrupted(stop.signal) from None
     return cohort.unstack(best)[0]
 
 
-def watch(model, progress):
-    """Count the batches that the model trains on; a CUDA graph repeats a step without the model."""
+class Telling(Watcher):
+    """The bar's figures after each epoch, and in a log a line now and then."""
 
-    def count(model, images):
-        if model.training:
-            progress.reach(progress.done + 1)
+    def __init__(self, progress, epochs):
+        self.progress, self.epochs = progress, epochs
 
-    model.register_forward_pre_hook(count)
+    def step(self, epoch, step, steps):
+        """So many of the epoch's batches are done."""
+        self.progress.reach(epoch * steps + step)
 
-
-def teller(progress, epochs, steps):
-    """What fit calls after each epoch: the bar's figures, in a log a line now and then."""
-
-    def on_epoch(epoch, rows):
-        progress.reach((epoch + 1) * steps)
+    def epoch(self, epoch, rows):
+        """The epoch has ended."""
         last = rows[0][-1]
         loss, accuracy = f"{last['train_loss']:.4f}", f"{last['val_accuracy']:.2f} %"
-        progress.bar.set_postfix(loss=loss, val=accuracy)
-        if progress.bar.disable and (epoch + 1) % max(1, epochs // 5) == 0:
-            where = f"surrogate epoch {epoch + 1} of {epochs}"
-            progress.say(f"  {where}: loss {loss}, validation {accuracy}")
-
-    return on_epoch
+        self.progress.bar.set_postfix(loss=loss, val=accuracy)
+        if self.progress.bar.disable and (epoch + 1) % max(1, self.epochs // 5) == 0:
+            where = f"surrogate epoch {epoch + 1} of {self.epochs}"
+            self.progress.say(f"  {where}: loss {loss}, validation {accuracy}")

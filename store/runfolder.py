@@ -49,6 +49,7 @@ class RunFolder:
         self.rounds = self.path / "rounds.csv"
         self.samples = self.path / "attacked_samples.png"
         self.report = self.path / "attack_report.json"
+        self.said = self.path / "log.txt"
         self.hold = Hold(self)
         self.log = Log(self.path)
 
@@ -236,6 +237,7 @@ class Run:
     progress: Progress = field(default_factory=Progress)
     report: dict | None = None  # of its attacked images
     label: str = ""  # before each of its lines, where several runs print
+    mute: bool = False  # its log cannot be written
 
 
 def read_rounds(folder):

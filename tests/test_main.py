@@ -558,7 +558,7 @@ def test_each_line_of_a_study_says_which_run_it_is_of(cli, tmp_path):
     """Defect: the round lines of two workers named no run and wrote over each other's."""
     done = cli("--seed", "0", "1", "--workers=2", *SHORT)
     assert done.returncode == 0, done.stderr
-    lines = [line for line in done.stdout.splitlines() if "density 0." in line]
+    lines = [line for line in done.stdout.splitlines() if "% of the weights" in line]
     names = [path.name for path in (tmp_path / "runs").iterdir()]
     assert len(lines) == 4 and all(line.startswith(tuple(names)) for line in lines)
     assert {line.split(": ")[0] for line in lines} == set(names)
