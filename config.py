@@ -65,7 +65,11 @@ class RunConfig:
     prune_type: str = flag(
         "lt", "what each round starts from; see the table below", names=PRUNE_TYPES, own=True
     )
-    arch_type: str = flag("fc1", "the network", names=ARCHS)
+    arch_type: str = flag(
+        "fc1",
+        "the network; lenet5 is what the older script calls so: 3.3 million weights, not LeCun's",
+        names=ARCHS,
+    )
     dataset: str = flag(
         "digits",
         f"{', '.join(DATASETS)}, or NAME for <data_dir>/NAME.npz; NAME_fgsm_attack is NAME with "
@@ -586,6 +590,12 @@ def all_flags():
     return flags
 
 
+PRESET_OF = {
+    "frankle": "Frankle & Carbin 2019, Lenet-300-100 on MNIST",
+    "cosentino": "Cosentino et al. 2019, half of each batch attacked",
+    "original": "the older lottery-ticket script's defaults",
+    "course": "the course project's on attacked images",
+}
 PRESETS = {
     # Frankle & Carbin 2019, Lenet-300-100: 50k iterations of 60 images are 55 epochs of 55k
     "frankle": dict(
@@ -601,8 +611,12 @@ PRESETS = {
         attack="fgsm", attack_mode="online", mix_ratio=0.5, epsilon=0.3,
         attack_steps={"pgd": 10}, attack_step_size={"pgd": 0.05},
     ),
-    # the two scripts this program rewrites
+    # the two scripts that this program rewrites, as far as their settings make sense
     "original": dict(
+        optimizer="adam", lr=1.2e-3, weight_decay=1e-4, batch_size=60, prune_percent=10.0,
+        prune_iterations=35, end_iter=100,
+    ),
+    "course": dict(
         optimizer="sgd", lr=1.2e-3, momentum=0.5, weight_decay=1e-4, batch_size=60,
         prune_percent=10.0, prune_iterations=35, end_iter=100, epsilon={"fgsm": 0.2, "pgd": 0.1},
     ),

@@ -178,6 +178,7 @@ class Criterion:
     """One line of CRITERIA."""
 
     scores: Callable  # (model, masks, batch) -> {name: scores}, the highest stay
+    why: str = ""  # what goes, by whose paper
     of_theta0: bool = False  # it judges theta_0 before any training, else the trained weights
     steps: int = 1  # in which it prunes
 
@@ -195,7 +196,9 @@ def magnitude(model, masks, batch):
     return magnitudes(dict(model.named_parameters()), masks)
 
 
-CRITERIA["magnitude"] = Criterion(magnitude)
+CRITERIA["magnitude"] = Criterion(
+    magnitude, "the smallest trained weights go, layer by layer (Frankle & Carbin 2019)"
+)
 
 
 def snip(model, masks, batch):
@@ -211,7 +214,9 @@ def snip(model, masks, batch):
     return {name: (weight * gradient).abs().detach() for (name, weight), gradient in pairs}
 
 
-CRITERIA["snip"] = Criterion(snip, of_theta0=True)
+CRITERIA["snip"] = Criterion(
+    snip, "by |w dL/dw| of one batch at theta_0, over the whole net (Lee et al. 2019)", True
+)
 
 
 def grasp(model, masks, batch, temperature=200.0):
@@ -234,7 +239,11 @@ def grasp(model, masks, batch, temperature=200.0):
     return {name: (weight * product).detach() for (name, weight), product in pairs}
 
 
-CRITERIA["grasp"] = Criterion(grasp, of_theta0=True)
+CRITERIA["grasp"] = Criterion(
+    grasp,
+    "by what keeps the gradient large at theta_0, over the whole net (Wang et al. 2020)",
+    True,
+)
 
 
 def synflow(model, masks, batch):
@@ -263,7 +272,13 @@ def synflow(model, masks, batch):
     return {name: (weight * gradient).detach() for (name, weight), gradient in pairs}
 
 
-CRITERIA["synflow"] = Criterion(synflow, of_theta0=True, steps=100)  # same, section 7
+CRITERIA["synflow"] = Criterion(
+    synflow,
+    "by the flow through theta_0, without data, over the whole net in 100 steps (Tanaka et al. "
+    "2020)",
+    True,
+    steps=100,  # the paper's section 7
+)
 
 
 def copy_for_gradients(model):

@@ -82,9 +82,8 @@ class OneLineParser(argparse.ArgumentParser):
         if message.startswith("unrecognized arguments: "):
             flag = message.split(": ", 1)[1].split(" ")[0].split("=")[0]
             if not flag.startswith("-"):
-                raise UserError(
-                    f"{flag!r} belongs to no flag: a list goes after a space (--seed 0 1)"
-                )
+                right = "lists go after a space: --prune_type lt reinit, not --prune_type=lt reinit"
+                raise UserError(f"{flag!r} belongs to no flag: {right}")
             choose("flag", flag, known, "--help lists them")
         raise UserError(message)
 

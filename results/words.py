@@ -103,7 +103,7 @@ def _in_odds(study, odds):
 
 def _cautions(study):
     """What the answer does not contain."""
-    lines = [*_surrogates(study), *_censored(study)]
+    lines = [*_surrogates(study), *_censored(study), *_names(study)]
     for column, (one, other) in study.unlike.items():
         lines.append(
             f"Arms are not compared on {column_title(column)}: some were attacked with {one}, "
@@ -122,6 +122,13 @@ def _cautions(study):
             f"{max(map(len, per_arm))}): each comparison takes those that both have."
         )
     return lines
+
+
+def _names(study):
+    """What a network's name could be mistaken for."""
+    if "lenet5" not in set(study.table.arch_type):
+        return []
+    return ["lenet5 is what the older script calls so (3.3 million weights), not LeCun's net."]
 
 
 def _surrogates(study):

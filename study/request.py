@@ -15,9 +15,9 @@ from fractions import Fraction
 from pathlib import Path
 
 from attacks import ATTACKS, PARAMETERS
-from config import PRESETS, REGISTRIES, RunConfig, all_flags, own_ticket, resolve
+from config import PRESET_OF, PRESETS, REGISTRIES, RunConfig, all_flags, own_ticket, resolve
 from data import describe, identity
-from pruning import PRUNE_TYPES
+from pruning import CRITERIA, PRUNE_TYPES
 from store.saved import must_match, saved_config
 from store.ticket import ticket_flags
 from utils import OneLineParser, UserError, choose, nonempty, number, show, whole, words
@@ -29,6 +29,11 @@ GROUPS = {
     "training": "how each round trains",
     "machine": "where it runs and what it keeps; none of these changes a result",
 }
+WHAT = (
+    "Find winning lottery tickets in networks trained on clean, attacked or mixed images. Where a "
+    "flag shows ..., it takes several values after a space, and the command trains the product of "
+    "all such lists."
+)
 EXAMPLES = """examples:
   python main.py                                     dense and 34 pruned nets, no download
   python main.py --dataset=mnist_fgsm_attack --prune_percent=20 --prune_iterations=15 --end_iter=3
@@ -45,21 +50,29 @@ def make_parser():
         registry.check()
     parser = OneLineParser(
         prog="main.py",
-        usage="python main.py [--flag=value ...]",
+        usage="python main.py [--flag=value] [--flag value value ...] ...",
         allow_abbrev=False,
         argument_default=argparse.SUPPRESS,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-        description="Find winning lottery tickets in networks trained on clean, attacked or "
-        "mixed images.",
-        epilog="\n\n".join([_prune_types(), _attacks(), EXAMPLES]),
+        formatter_class=Layout,
+        description=textwrap.fill(WHAT, 98),
+        epilog="\n\n".join(
+            [
+                _entries("prune types", PRUNE_TYPES),
+                _entries("criteria", CRITERIA),
+                _attacks(),
+                _presets(),
+                EXAMPLES,
+            ]
+        ),
     )
     groups = {name: parser.add_argument_group(name, why) for name, why in GROUPS.items()}
     for flag in all_flags():
         if flag.hidden:
             continue
-        unset = flag.default in (None, "", False) or flag.name in PARAMETERS
-        default = " (default: the table below)" if flag.name in PARAMETERS else ""
-        default = default if unset else f" (default: {show(flag.default)})"
+        unset = flag.default is None or flag.default is False or flag.default == ""
+        shown = " ".join(flag.default) if flag.kind is words else show(flag.default)
+        default = "" if unset else f" (default: {shown})"
+        default = " (default: the table below)" if flag.name in PARAMETERS else default
         names = f" [{', '.join(flag.names)}]" if flag.names else ""
         why = flag.why.replace("%", "%%") + default + names
         options = {"help": why}
@@ -90,7 +103,7 @@ def _add_what_is_no_flag_of_a_run(groups):
     )
     presets = ", ".join(PRESETS)
     groups["experiment"].add_argument(
-        "--preset", metavar="NAME", help=f"flags that explicit ones override [{presets}]"
+        "--preset", metavar="NAME", help=f"flags of the table below; explicit ones win [{presets}]"
     )
     machine = groups["machine"]
     machine.add_argument(
@@ -114,13 +127,40 @@ def _add_what_is_no_flag_of_a_run(groups):
     )
 
 
-def _prune_types():
-    lines = []
-    for name, entry in PRUNE_TYPES.items():
-        lines += textwrap.wrap(
-            entry.why, 98, initial_indent=f"  {name:15}", subsequent_indent=" " * 17
-        )
-    return "prune types:\n" + "\n".join(lines)
+class Layout(argparse.RawDescriptionHelpFormatter):
+    """argparse's layout, with `--seed SEED ...` for a list."""
+
+    def _format_args(self, action, default_metavar):
+        if action.nargs == "+":
+            return f"{action.metavar or default_metavar} ..."
+        return super()._format_args(action, default_metavar)
+
+
+def _rows(title, rows):
+    """A table of the epilog: (name, what it is) in two columns."""
+    lines = [f"{title}:"]
+    for name, text in rows:
+        lines += textwrap.wrap(text, 98, initial_indent=f"  {name:15}", subsequent_indent=" " * 17)
+    return "\n".join(lines)
+
+
+def _entries(title, registry):
+    return _rows(title, [(name, entry.why) for name, entry in registry.items()])
+
+
+def _presets():
+    """What each preset sets."""
+
+    def text(value):
+        if isinstance(value, dict):
+            return " and ".join(f"{show(v)} for {attack}" for attack, v in value.items())
+        return str(show(value))
+
+    rows = []
+    for name, flags in PRESETS.items():
+        sets = ", ".join(f"{flag} {text(value)}" for flag, value in flags.items())
+        rows.append((name, f"{PRESET_OF[name]}: {sets}"))
+    return _rows("presets, which explicit flags override", rows)
 
 
 def _attacks():
@@ -195,6 +235,7 @@ def parse_runs(argv=None):
             what = f"two combinations of these flags are the same run, {config.run_name}"
             raise UserError(f"{what}: leave one out")
     notes = _notes_of_what_is_idle(given.keys() - used)
+    notes += _warnings(list(combinations), [config for config, *_ in runs.values()], preset)
     if "reinit_draw" in lists and not any(run[0].prune_type == "reinit" for run in runs.values()):
         notes.append(
             f"note: --reinit_draws has no effect on these runs: {_why_idle('reinit_draw')}"
@@ -214,6 +255,24 @@ def parse_runs(argv=None):
     commands = [command for _, command in tickets] + commands
     tickets = [config for config, _ in tickets]
     return Request(configs, tickets, commands, notes, resume, **asked)
+
+
+def _warnings(given, configs, preset):
+    """A line for each thing that is legal and hardly meant. given: explicit flags of each run."""
+    lines, flags = [], PRESETS.get(preset, {})
+    few = sorted({config.prune_percent for config in configs if config.prune_percent < 1})
+    if few:
+        what = f"--prune_percent={few[0]:g} removes {few[0]:g} percent of the weights a round"
+        lines.append(f"{what}: a share of {few[0]:g} is --prune_percent={100 * few[0]:g}")
+    if any(config.augment and config.dataset in ("digits", "mnist") for config in configs):
+        lines.append("--augment flips and crops digits, and a flipped 2 is no digit")
+    for name in ("arch_type", "dataset"):
+        theirs = flags.get(name)
+        others = [one[name] for one in given if theirs and one.get(name, theirs) != theirs]
+        if others:
+            what = f"--preset={preset} is of {theirs}, and its settings are tuned for that"
+            lines.append(f"{what}: --{name}={others[0]} may need others")
+    return [f"warning: {line}" for line in dict.fromkeys(lines)]
 
 
 def _tickets(runs, others):

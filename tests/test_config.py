@@ -6,8 +6,11 @@ import sys
 import pytest
 
 import config as config_module
+from config import PRESET_OF, PRESETS, all_flags
 from helpers import ROOT
+from pruning import CRITERIA
 from study import request
+from study.request import make_parser, parse_runs
 from utils import UserError
 
 
@@ -42,14 +45,12 @@ def test_fractions_and_defaults_by_kind_of_image():
 
 
 def test_presets_are_overridden_by_flags():
-    original = parse("--preset=original", "--dataset=mnist_pgd_attack")
-    assert (original.optimizer, original.momentum, original.weight_decay, original.epsilon) == (
-        "sgd",
-        0.5,
-        1e-4,
-        0.1,
-    )
-    assert parse("--preset=original", "--dataset=mnist_fgsm_attack").epsilon == 0.2
+    course = parse("--preset=course", "--dataset=mnist_pgd_attack")
+    assert (course.optimizer, course.momentum, course.weight_decay) == ("sgd", 0.5, 1e-4)
+    assert course.epsilon == 0.1
+    assert parse("--preset=course", "--dataset=mnist_fgsm_attack").epsilon == 0.2
+    original = parse("--preset=original", "--dataset=mnist")
+    assert (original.optimizer, original.weight_decay, original.end_iter) == ("adam", 1e-4, 100)
     frankle = parse("--preset=frankle", "--dataset=mnist", "--prune_percent=30")
     assert (frankle.prune_percent, frankle.output_prune_percent, frankle.valid_steps) == (
         30,
@@ -129,7 +130,7 @@ MISTAKES = {
     "expected at least one argument": ["--seed"],
     "not a path": ["--dataset=../mnist"],
     "separated by commas": ["--lr_drops=a"],
-    "a list goes after a space": ["--prune_type=lt", "reinit"],
+    "lists go after a space": ["--prune_type=lt", "reinit"],
 }
 
 
@@ -268,3 +269,31 @@ def test_nets_are_tested_by_as_many_steps_whatever_they_were_trained_by(make_con
     assert made["attack_steps"] == 5 and made["attack_step_size"] == 0.1
     before = dict(config_module.attack_settings(make_config(*own), "pgd", False, test=True).values)
     assert before["attack_steps"] == 5
+
+
+@pytest.mark.parametrize(
+    "flags, words",
+    [
+        (["--prune_percent=0.2"], "a share of 0.2 is --prune_percent=20"),
+        (["--augment"], "a flipped 2 is no digit"),
+        (["--preset=frankle", "--arch_type=conv2"], "--arch_type=conv2 may need others"),
+    ],
+)
+def test_what_is_legal_and_hardly_meant_is_a_warning(flags, words):
+    (warning,) = [line for line in parse_runs(flags).notes if line.startswith("warning: ")]
+    assert words in warning
+    assert not [n for n in parse_runs(["--preset=frankle"]).notes if n.startswith("warning")]
+
+
+def test_help_names_every_default_preset_and_criterion():
+    text = " ".join(make_parser().format_help().split())
+    assert "('" not in text and "main.py [--flag=value] [--flag value value ...]" in text
+    assert "--seed SEED ... names" in text and "fgsm, pgd" in text
+    for flag in all_flags():
+        if flag.default not in (None, "", False) and flag.kind is not bool and not flag.hidden:
+            where = text.index(f"--{flag.name} ", text.index("options:"))
+            assert "(default: " in text[where : where + 700], flag.name
+    for name, flags in PRESETS.items():
+        where = text.index(f"{name} {PRESET_OF[name]}")
+        assert all(flag in text[where : where + 600] for flag in flags), name
+    assert all(entry.why in text for entry in CRITERIA.values())
