@@ -25,9 +25,12 @@ def main(argv=None):
     stop.listen()
     wait_briefly()
     try:
-        from study.request import parse_runs  # Ctrl-C is listened for meanwhile
+        from study import yaml_flags  # Ctrl-C is listened for meanwhile
+        from study.request import parse_runs
 
         request = parse_runs(argv)
+        if request.save[0]:
+            yaml_flags.write(*request.save)
         if request.print_commands:
             if hasattr(sys.stdout, "reconfigure"):  # a ? in a path would be another path
                 sys.stdout.reconfigure(encoding="utf-8", errors="surrogateescape")

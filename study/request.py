@@ -20,8 +20,11 @@ from data import describe, identity
 from pruning import CRITERIA, PRUNE_TYPES
 from store.saved import must_match, saved_config
 from store.ticket import ticket_flags
+from study import yaml_flags
 from utils import OneLineParser, UserError, choose, nonempty, number, show, whole, words
 
+# what is done with a study is not the study's
+ONCE = ("dry_run", "print_commands", "resume")
 GROUPS = {
     "experiment": "what is run",
     "pruning": "how weights are removed",
@@ -105,6 +108,14 @@ def _add_what_is_no_flag_of_a_run(groups):
     groups["experiment"].add_argument(
         "--preset", metavar="NAME", help=f"flags of the table below; explicit ones win [{presets}]"
     )
+    groups["experiment"].add_argument(
+        "--config", type=nonempty, metavar="FILE",
+        help="a YAML file of flags, lists included; those of the command line override it",
+    )  # fmt: skip
+    groups["experiment"].add_argument(
+        "--save_config", type=nonempty, metavar="FILE",
+        help="write the explicit flags of this command as such a file, then do what it says",
+    )  # fmt: skip
     machine = groups["machine"]
     machine.add_argument(
         "--resume",
@@ -191,7 +202,8 @@ class Request:
     """A command line: its runs, a command for each of them alone, and what is to be done.
 
     resume is None, "" or a folder; notes are lines to print first. tickets: the runs whose masks
-    some of these take, where they are not among them; they are trained first.
+    some of these take, where they are not among them; they are trained first. save: the YAML file
+    that the explicit flags are to be written to, or None, and those flags.
     """
 
     configs: list
@@ -199,6 +211,7 @@ class Request:
     commands: list
     notes: list
     resume: str | None
+    save: tuple
     dry_run: bool
     print_commands: bool
 
@@ -208,7 +221,9 @@ def parse_runs(argv=None):
 
     UserError if it makes no sense.
     """
-    given = vars(make_parser().parse_args(argv))
+    given = _typed(argv)
+    save = given.pop("save_config", None)
+    saved = {name: value for name, value in given.items() if name not in ONCE}
     resume, preset = given.pop("resume", None), given.pop("preset", None)
     _name_draws(given)
     asked = {name: given.pop(name, False) for name in ("dry_run", "print_commands")}
@@ -254,7 +269,7 @@ def parse_runs(argv=None):
         notes.append(f"note: {what}, which is trained first if it is not there")
     commands = [command for _, command in tickets] + commands
     tickets = [config for config, _ in tickets]
-    return Request(configs, tickets, commands, notes, resume, **asked)
+    return Request(configs, tickets, commands, notes, resume, (save, saved), **asked)
 
 
 def _warnings(given, configs, preset):
@@ -273,6 +288,21 @@ def _warnings(given, configs, preset):
             what = f"--preset={preset} is of {theirs}, and its settings are tuned for that"
             lines.append(f"{what}: --{name}={others[0]} may need others")
     return [f"warning: {line}" for line in dict.fromkeys(lines)]
+
+
+def _typed(argv):
+    """The explicit flags of a command line (a dict), over those of its --config file."""
+    parser = make_parser()
+    typed = vars(parser.parse_args(argv))
+    path = typed.pop("config", None)
+    if path is None:
+        return typed
+    words = yaml_flags.read(path)
+    try:
+        file = vars(parser.parse_args(words))
+    except UserError as error:
+        raise UserError(f"--config={path}: {error}") from None
+    return yaml_flags.merged(file, typed)
 
 
 def _tickets(runs, others):

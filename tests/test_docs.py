@@ -6,9 +6,11 @@ import importlib
 import re
 import shlex
 import shutil
+from pathlib import Path
 
 import pytest
 
+import export
 import main
 import plots
 import report
@@ -113,6 +115,7 @@ def folder(added, tmp_path_factory):
     for name, pattern in (("A", "*-fgsm0-lt-s0-*"), ("B", "*-fgsm0.5-lt-s0-*")):
         shutil.copytree(only(folder / "runs", pattern), folder / "runs" / name)
     shutil.copytree(folder / "runs" / "A", folder / "runs" / "NAME")
+    (folder / "study.yaml").write_text("prune_type: [lt, reinit]\nattack: fgsm\n", "utf-8")
     fake_study(folder / "runs" / "lr", [({"lr": 1e-3}, 1, 95), ({"lr": 1e-2}, 3, 95)])
     return folder
 
@@ -122,6 +125,8 @@ def train(words, out):
     words = [re.sub(rf"^--dataset=(?:{DOWNLOADED})(?=_|$)", "--dataset=digits", w) for w in words]
     asked = {"--dry_run", "--print_commands"} & set(words)
     words = [*words, *SMALL, *SURROGATE, "--runs_dir=made"]
+    if "--save_config=study.yaml" in words:
+        Path("study.yaml").unlink()
     request = parse_runs(words)
     assert len({config.run_name for config in request.configs}) == len(request.configs)
     if "--engine=ray" in words:
@@ -142,6 +147,7 @@ COMMANDS = {
     "tickets.py": (tickets.main, ["--examples=40", "--max_pairs=2"]),
     "report.py": (report.main, []),
     "attacks.py": (robustness.main, ["--examples=10"]),
+    "export.py": (export.main, []),
 }
 
 
@@ -234,7 +240,8 @@ def test_links_and_names_are_there(page):
     for target in re.findall(r"^ {4}make (\w+)|`make (\w+)", text, re.M):
         assert "".join(target) in targets, target
     known = {"--attacks", "--examples"}
-    for parser in (make_parser(), tickets.make_parser(), report.make_parser()):
+    parsers = (module.make_parser() for module in (tickets, report, export))
+    for parser in (make_parser(), *parsers):
         known |= {option for action in parser._actions for option in action.option_strings}
     for code in re.findall(r"`([^`\n]+)`", text):
         for flag in re.findall(r"(?<!\S)--\w+", code):
