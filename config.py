@@ -305,6 +305,14 @@ class RunConfig:
         valid=lambda text: re.fullmatch(r"([0-9]{1,9}(,[0-9]{1,9})*)?", text),
         right="epochs separated by commas, such as 80,120",
     )
+    lr_schedule: str = flag(
+        "constant",
+        "of each round's learning rate after its warm-up, beside --lr_drops; cosine: half a wave "
+        "from --lr down to 0 (Loshchilov & Hutter 2017, equation 5)",
+        "training",
+        names=("constant", "cosine"),
+        late=True,
+    )
     batch_size: int = flag(60, "images a step", "training", **at_least(1))
     precision: str = flag(
         "fp32",

@@ -27,6 +27,7 @@ from engine.machine import bf16_ratio, pick_device, set_threads
 from engine.place import Keeper
 from engine.signals import Interrupted, stop
 from engine.timing import pace, seconds_left
+from pruning import PRUNE_TYPES
 from store.files import load_tensors, misfit, write_json
 from store.runfolder import RunFolder, load_masks, read_rounds
 from store.saved import provenance
@@ -360,7 +361,7 @@ def advance(lab, run, number, trained, rewind, batch):
     if number == 0:
         progress.rewind = rewind
     oneshot = config.prune_schedule == "oneshot"
-    if (oneshot and number == 0) or (not oneshot and config.prune_type == "finetune"):
+    if (oneshot and number == 0) or (not oneshot and PRUNE_TYPES[config.prune_type].goes_on):
         checkpoint.trained = trained
     if number + 1 < config.prune_iterations:
         source = checkpoint.trained if oneshot else trained

@@ -309,6 +309,8 @@ class PruneType:
     scores: Callable | None = None  # (masks, seed) -> scores to prune by in the criterion's place
     rewinds: bool = True  # to theta_0, or with --rewind_epoch to a later epoch
     fresh: bool = False  # it never starts from a ticket's own theta_0
+    goes_on: bool = False  # with the trained weights
+    last_rate: bool = False  # after round 0 it trains at the rate that the schedule ends with
     of_ticket: bool = False  # its masks are the lt run's with the same other flags, trained first
     takes_ticket: bool = True  # it can have the masks of a --ticket instead
     takes_criterion: bool = True  # it can prune by another --criterion than magnitude
@@ -352,10 +354,22 @@ PRUNE_TYPES["random"] = PruneType(
     takes_ticket=False,
     takes_criterion=False,
 )
+# with a constant rate these two are one
 PRUNE_TYPES["finetune"] = PruneType(
-    "prunes alike and goes on with the trained weights",
+    "prunes alike and goes on with the trained weights, at the last of --lr_schedule's rates",
     lambda sources: sources.trained,
     rewinds=False,
+    goes_on=True,
+    last_rate=True,
+    takes_ticket=False,
+    takes_criterion=False,
+)
+PRUNE_TYPES["rewind_lr"] = PruneType(
+    "goes on with the trained weights and rewinds the learning rate: each round trains by the "
+    "whole schedule (Renda et al. 2020)",
+    lambda sources: sources.trained,
+    rewinds=False,
+    goes_on=True,
     takes_ticket=False,
     takes_criterion=False,
 )

@@ -3,11 +3,14 @@
 They lie on the device, and the step finds its own place among them.
 """
 
+import math
+
 import torch
 import torch.nn.functional as F
 
 from engine.graph import Replay
 from engine.optimizer import Optimizer
+from pruning import PRUNE_TYPES
 from utils import generator, shuffled, stream
 
 
@@ -58,13 +61,11 @@ class Epochs:
                     [crop_and_flip_draws(self.count, seed, round_number, epoch) for seed in seeds]
                 )
             )
-        schedule = torch.tensor(
-            [
-                schedule_factor(self.config, epoch * self.steps + step + 1, epoch)
-                for step in range(self.steps)
-            ],
-            dtype=torch.double,
-        )
+        iterations = range(epoch * self.steps + 1, (epoch + 1) * self.steps + 1)
+        if round_number and PRUNE_TYPES[self.config.prune_type].last_rate:
+            iterations = [self.config.end_iter * self.steps] * self.steps
+        factors = [schedule_factor(self.config, number, self.steps) for number in iterations]
+        schedule = torch.tensor(factors, dtype=torch.double)
         self.rates.copy_(
             schedule[:, None]
             * torch.tensor([lr for lr, _ in self.optimizer.groups], dtype=torch.double)
@@ -162,13 +163,20 @@ def train_step(cohort, images, labels, optimizer, rates, objective=None):
     return losses.detach()
 
 
-def schedule_factor(config, iteration, epoch):
-    """What the learning rate is multiplied by: linear warm-up over config.warmup_steps, then a
-    tenth after each epoch in config.lr_drops.
+def schedule_factor(config, iteration, steps):
+    """What the learning rate of an iteration (from 1 on) is multiplied by.
+
+    Linear warm-up over config.warmup_steps; then half a cosine wave to 0 at the round's end if
+    config.lr_schedule says so; a tenth after each epoch in config.lr_drops. steps: of an epoch.
     """
     warm = min(1.0, iteration / config.warmup_steps) if config.warmup_steps else 1.0
-    drops = sum(epoch >= int(at) for at in config.lr_drops.split(",") if at)
-    return warm * 0.1**drops
+    drops = sum((iteration - 1) // steps >= int(at) for at in config.lr_drops.split(",") if at)
+    wave = 1.0
+    if config.lr_schedule == "cosine":
+        length = config.end_iter * steps - config.warmup_steps
+        after = max(0, iteration - config.warmup_steps - 1)
+        wave = (1 + math.cos(math.pi * after / max(1, length))) / 2
+    return warm * wave * 0.1**drops
 
 
 def batch_bounds(count, batch_size):

@@ -212,8 +212,34 @@ def test_a_loss_that_is_not_a_number_stops_and_says_where():
 def test_the_learning_rate_warms_up_and_drops_the_same_in_every_round():
     """Defect: the learning rate of round 0 differed from later rounds."""
     config = CONFIG.replace(warmup_steps=4, lr_drops="2,3")
-    rates = [step.schedule_factor(config, *at) for at in [(1, 0), (4, 0), (9, 1), (10, 2), (20, 3)]]
+    rates = [step.schedule_factor(config, at, 5) for at in (1, 4, 10, 11, 16)]
     assert rates == pytest.approx([0.25, 1, 1, 0.1, 0.01])
+
+
+def test_a_cosine_schedule_is_torchs():
+    config = CONFIG.replace(lr_schedule="cosine", end_iter=4)
+    optimizer = torch.optim.SGD([torch.zeros(1, requires_grad=True)], lr=1.0)
+    theirs = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, T_max=4 * 5)
+    for iteration in range(1, 21):
+        ours = step.schedule_factor(config, iteration, 5)
+        assert ours == pytest.approx(theirs.get_last_lr()[0], abs=1e-9), iteration
+        optimizer.step()
+        theirs.step()
+    warm = config.replace(warmup_steps=8)
+    assert step.schedule_factor(warm, 4, 5) == pytest.approx(0.5)
+    assert step.schedule_factor(warm, 9, 5) == pytest.approx(1)
+
+
+@pytest.mark.parametrize("kind", ["lt", "finetune", "rewind_lr"])
+def test_finetuning_goes_on_at_the_last_rate_and_rewind_lr_has_the_whole_schedule(kind):
+    """Renda et al. 2020: what tells fine-tuning from rewinding the learning rate."""
+    config = CONFIG.replace(prune_type=kind, lr_drops="1", end_iter=2)
+    stepper = step.Stepper(dense_cohort(), make_data(), ordered(config, 0))
+    first = []
+    for number in (0, 1):
+        stepper.start(number, 0)
+        first.append((stepper.rates[0, 0] / config.lr).item())
+    assert first == pytest.approx([1, 0.1 if kind == "finetune" else 1])
 
 
 def test_crop_and_flip_is_the_plain_loop():
