@@ -71,13 +71,16 @@ class Log:
         self.path, self.events, self.failed = path, None, False
 
     def writer(self):
-        """The SummaryWriter, opened at first use."""
+        """The run's own SummaryWriter, opened at first use."""
         if self.events is None:
-            import tensorboardX.writer
-
-            tensorboardX.writer.EventFileWriter = Direct
-            self.events = tensorboardX.SummaryWriter(str(self.path / "tb"))
+            self.events = self._open("tb")
         return self.events
+
+    def _open(self, *place):
+        import tensorboardX.writer
+
+        tensorboardX.writer.EventFileWriter = Direct
+        return tensorboardX.SummaryWriter(str(self.path.joinpath(*place)))
 
     @never_fatal
     def begin(self, config, samples=None):
@@ -94,9 +97,11 @@ class Log:
     def round(self, row, epochs, masks):
         """The numbers of a finished round."""
         writer, number = self.writer(), row["round"]
-        for epoch in epochs:
-            for name in ("train_loss", "val_loss", "val_accuracy"):
-                writer.add_scalar(f"round_{number:02}/{name}", epoch[name], epoch["iteration"])
+        # a round is a run of its own to TensorBoard, so that one chart holds all rounds' curves
+        with self._open("tb", f"round_{number:02}") as curves:
+            for epoch in epochs:
+                for name in ("train_loss", "val_loss", "val_accuracy"):
+                    curves.add_scalar(f"epochs/{name}", epoch[name], epoch["iteration"])
         for name, value in row.items():
             if name != "round":
                 writer.add_scalar(f"rounds/{name}", value, number)
@@ -106,11 +111,21 @@ class Log:
 
     @never_fatal
     def end(self, config, row):
-        """The flags with the numbers of the last round, for TensorBoard's table of runs."""
-        flags = {k: "none" if v is None else v for k, v in config.results().items()}
+        """The flags with the numbers of the last round, for TensorBoard's table of runs.
+
+        A flag that a run does not have is empty there: a word in its place would make a column of
+        numbers one of words, which cannot be filtered by a range.
+        """
+        from tensorboardX.summary import hparams
+
+        flags = {k: v for k, v in config.results().items() if v is not None}
+        flags = {k: " ".join(v) if isinstance(v, tuple) else v for k, v in flags.items()}
         shown = {k: v for k, v in row.items() if k.endswith("accuracy") or k == "density"}
         metrics = {f"final/{name}": value for name, value in shown.items()}
-        self.writer().add_hparams(flags, metrics, name="hparams")
+        for part in hparams(flags, metrics):  # add_hparams would make a second entry of the run
+            self.writer().file_writer.add_summary(part)
+        for name, value in metrics.items():
+            self.writer().add_scalar(name, value, row["round"])
         self.close()
 
     def close(self):

@@ -55,18 +55,19 @@ PROGRAMS = {
 
 @pytest.mark.slow
 def test_the_scripts_from_data_to_page(tmp_path, monkeypatch):
-    """All six and the appendix, in runs as short as can be; their commands run in this process."""
+    """All seven and the appendices, in runs as short as can be; their commands run in this process."""
     monkeypatch.chdir(ROOT)  # as the scripts do
     names = ("RUNS_DIR", "CACHE_DIR", "DATA_DIR", "REPORT")
     told = os.environ | {name: str(tmp_path / name.split("_")[0].lower()) for name in names}
     told |= {"SCALE": "smoke", "ARCHS": "fc1 fc1_nobias"}
     told |= {"FLAGS": "--prune_iterations=2 --end_iter=1 --workers=1"}
     folder = ROOT / "experiments"
-    for script in [*sorted(folder.glob("exp*.sh")), folder / "black_images.sh"]:
+    appendices = [folder / "frankle.sh", folder / "black_images.sh"]
+    for script in [*sorted(folder.glob("exp*.sh")), *appendices]:
         for program, *argv in calls_of(script, told, tmp_path):
             assert PROGRAMS[program](argv) == 0, (script, program, argv)
     page = (tmp_path / "report" / "report.html").read_text()
-    for name in [f"exp{number}" for number in (*range(1, 7), "black")]:
+    for name in [f"exp{number}" for number in (*range(1, 8), "frankle", "black")]:
         assert f'id="{name}"' in page and (tmp_path / "report" / f"{name}.pdf").exists()
     assert not (tmp_path / "data").exists()  # the user's data folder is only read
     commands = json.loads((tmp_path / "report" / "exp3.json").read_text())["commands"]
