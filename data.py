@@ -283,11 +283,16 @@ def _chw(shape):
     return (shape[3] if len(shape) == 4 else 1, shape[1], shape[2])
 
 
-def _npz_path(name, data_dir):
+def check_name(name):
+    """UserError unless --dataset=NAME can be the name of an .npz file."""
     if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,99}", name):
         raise UserError(
             f"--dataset={name!r}: a name of letters, digits, '_', '-' and '.' is needed, not a path"
         )
+
+
+def _npz_path(name, data_dir):
+    check_name(name)
     path = Path(data_dir) / f"{name}.npz"
     try:
         if not path.is_file():

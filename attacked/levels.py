@@ -30,6 +30,15 @@ def from_levels(levels, device):
     return torch.from_numpy(levels.astype(np.float32)).to(device).div_(LEVELS)
 
 
+def to_bytes(levels, clean, nearest=False):
+    """uint16 levels -> uint8 images, as image files have them.
+
+    Rounded towards the clean uint8 images, so that no linf radius is exceeded, or to the nearest.
+    """
+    step = (levels - clean.astype(np.float64) * (LEVELS // 255)) / (LEVELS // 255)
+    return (clean + (np.rint(step) if nearest else np.trunc(step))).clip(0, 255).astype(np.uint8)
+
+
 def settle(model, clean, labels, attacked, keep_within):
     """Attacked images (tensor) as uint16 levels that still fool where the floats did.
 

@@ -56,19 +56,26 @@ def save_figure(figure, path):
         write_atomic(whole, lambda temporary: figure.savefig(temporary, dpi=150))
 
 
-def draw_panel(axis, lines, title="", ylabel="", declared=None):
+def draw_lines(axis, lines, x):
+    """Each line's means against the column `x` of its numbers, in a band of their intervals."""
+    for line in lines:
+        at, mean, half = (line.numbers[name] for name in (x, "mean", "interval"))
+        look = {"color": line.colour, "linestyle": line.style, "label": line.label}
+        axis.plot(at, mean, marker="o", markersize=3.5, **look)
+        axis.fill_between(at, mean - half, mean + half, color=line.colour, alpha=0.15, linewidth=0)
+
+
+def draw_panel(axis, lines, title="", ylabel="", declared=None, limits=None):
     """Lines with their bands; the declared densities (percent, a list) have a gray ground.
 
-    The means set the limits, so that a band may reach out.
+    The means set the limits, so that a band may reach out; or `limits` (low, high) are what they
+    are, so that panels can be compared, and every line is on the scale.
     """
     lines = [line for line in lines if line.numbers["mean"].notna().any()]
-    for line in lines:
-        x, mean, half = (line.numbers[name] for name in ("density_percent", "mean", "interval"))
-        look = {"color": line.colour, "linestyle": line.style, "label": line.label}
-        axis.plot(x, mean, marker="o", markersize=3.5, **look)
-        axis.fill_between(x, mean - half, mean + half, color=line.colour, alpha=0.15, linewidth=0)
+    draw_lines(axis, lines, "density_percent")
     # a difference that stands out is what the panel is for
-    within = lines if ylabel.startswith("difference") else _without_outlier(lines)
+    all_told = limits or ylabel.startswith("difference")
+    within = lines if all_told else _without_outlier(lines)
     if away := [line.label for line in lines if line not in within]:
         title += f" (off the scale: {', '.join(away)})"
     means = pd.concat([line.numbers["mean"] for line in within])
@@ -80,7 +87,7 @@ def draw_panel(axis, lines, title="", ylabel="", declared=None):
     pad = 0.1 * (high - low) + (0.01 if "Jaccard" in ylabel else 0.5)
     if ylabel == "accuracy (%)":
         low, high = max(low, pad - 1), min(high, 101 - pad)
-    axis.set_ylim(low - pad, high + pad)
+    axis.set_ylim(limits or (low - pad, high + pad))
     if declared:
         ends = max(declared) * 1.05, min(declared) / 1.05
         axis.axvspan(*ends, color="0.93", zorder=0, linewidth=0)

@@ -2,109 +2,318 @@
 
 For each round whose trained weights were kept, clean and attacked accuracy on the test set,
 white-box. The table goes to the terminal and to attacked_evaluation-<attacks>-<examples>.csv in
-each run folder. "autoattack" is pyautoattack, the authors' own package of AutoAttack's standard
-version (Croce & Hein 2020): APGD-CE, targeted APGD-DLR, targeted FAB and Square.
+each run folder, the figures (results/py) to a folder of their own. "autoattack"
+is pyautoattack, the authors' own package of AutoAttack's standard version (Croce & Hein 2020):
+APGD-CE, targeted APGD-DLR, targeted FAB and Square.
 """
 
+import contextlib
+import functools
+import math
+import os
+import sys
+import types
+from dataclasses import dataclass
+from pathlib import Path
+
+from tqdm import tqdm
+
 import archs
-from attacks import EVAL_BATCH, Making, attack_test_images, is_correct
-from config import attack_settings
+from attacks import ATTACKS, EVAL_BATCH, Making, attack_test_images, is_correct
+from config import RunConfig, attack_settings
 from engine.machine import pick_device, set_threads
+from results.robustness_figures import Evaluated, draw_all, too_short
 from results.table import begun, expand
 from results.ticket import finished_rounds, load_data, load_ticket, to_float
-from store.files import write_csv
+from store.files import read_csv, write_csv
 from store.runfolder import RunFolder
 from store.saved import saved_run
-from utils import Lazy, OneLineParser, UserError, choose, eval_examples, number
+from utils import Lazy, OneLineParser, UserError, choose, eval_examples, number, show
 
 torch = Lazy("torch")  # a mistyped flag need not wait for it
+AUTOATTACK_STEPS = 1000  # about as many as it takes: for telling how far the work is
 
 
 def main(argv=None):
     """Evaluate the run folders on the command line; returns the exit code."""
-    what = "Clean and attacked accuracy of every saved ticket."
-    parser = OneLineParser(prog="attacks.py", description=what)
-    commands = parser.add_subparsers(required=True, metavar="evaluate")
-    add = commands.add_parser("evaluate", help=what, description=what).add_argument
+    parser = OneLineParser(prog="attacks.py")
+    add_command(parser.add_subparsers(required=True, metavar="evaluate"))
+    return parser.run(argv, lambda args: args.work(args))
+
+
+def untold(title, total, units, say):
+    """Stands for a Progress where nobody is told how far the work is."""
+    return contextlib.nullcontext(types.SimpleNamespace(done=0, reach=lambda done: None))
+
+
+def add_command(commands, progress=untold):
+    """Add the command `evaluate` to argparse's subparsers.
+
+    progress(title, total, units, say): a context whose value has reach(done), as
+    attacked.progress.Progress: readers of runs import nothing of what makes them.
+    """
+    what = "Clean and attacked accuracy of every saved ticket, as tables and as figures."
+    command = commands.add_parser("evaluate", help=what, description=what, allow_abbrev=False)
+    add = command.add_argument
     add("runs", nargs="+", help="run folders: runs/*")
     names = ", ".join(Making())
     add("--attacks", nargs="+", default=["fgsm", "pgd"], help=f"all, autoattack, {names}")
     add("--examples", type=int, default=1000, help="test images to attack (default: 1000)")
     radius = "radius of the linf attacks (default: the run's, else the data set's)"
     add("--epsilon", type=number, help=radius)
+    several = "several radii, rising, for a curve of accuracy against the radius"
+    add("--epsilons", type=number, nargs="+", metavar="EPSILON", help=several)
+    steps = "steps of the iterative ones, at their default length (default: as the run was tested)"
+    add("--eval_steps", type=int, default=0, metavar="N", help=steps)
+    where = "where PNG and PDF files go (default: plots)"
+    add("-o", "--output", default="plots", metavar="FOLDER", help=where)
+    add("--force", action="store_true", help="attack again what an earlier call has attacked")
     add("--data_dir", help="where the data set is (default: the run's own)")
     add("--device", default="auto", choices=("auto", "cpu", "cuda"), help="where to compute")
-    return parser.run(argv, evaluate)
+    command.set_defaults(work=functools.partial(evaluate, progress=progress))
 
 
-def evaluate(args):
-    """Attack the runs of the parsed command line; UserError before any work if one is unsound."""
+def evaluate(args, progress=untold):
+    """Attack the runs of the parsed command line and draw what is found.
+
+    UserError before any work if one is unsound.
+    """
+    names, radii = asked(args)
+    paths = begun(expand(args.runs))
+    if not paths:
+        raise UserError("none of these folders is a run that has begun")
+    check_folder(args.output)
+    device = pick_device(args.device, None)
+    load = functools.lru_cache(2)(load_data)  # the runs of a study share theirs
+    runs = [Job.of(path, saved_run(path), None, names, args) for path in paths]
+    for run in runs:
+        load(placed(run.config), args.data_dir)
+    jobs = [Job.of(run.path, run.config, radius, names, args) for run in runs for radius in radii]
+    found = {job.file: None if args.force else job.made_before(names) for job in jobs}
+    left = [job for job in jobs if found[job.file] is None]
+    total = sum(len(job.rounds) * job.steps(names) for job in left)
+    for job in jobs:
+        if job not in left:
+            say(f"found {job.file} (--force attacks again)")
+    for text in dict.fromkeys(
+        [*uneven(runs, names), *(t for j in jobs for t in j.warnings(names))]
+    ):
+        say(text)
+    with progress("attacking tickets", total, "gradient steps", say) as told:
+        for job in left:
+            dataset = load(placed(job.config), args.data_dir)
+            found[job.file] = attack_run(job, dataset, names, args, device, told)
+    done = [job.evaluated(found[job.file]) for job in jobs]
+    draw_all(done, names, Path(args.output), bool(args.epsilons), args.data_dir, say)
+
+
+def say(text):
+    """Print a line, above a progress bar where there is one, at once also into a file."""
+    tqdm.write(text)
+    sys.stdout.flush()
+
+
+def uneven(runs, names):
+    """Warnings of attacks that test some of these Jobs' runs by more steps than others."""
+    for name in names:
+        steps = sorted({job.steps_of(name) for job in runs})
+        if len(steps) > 1:
+            some = f"these runs are tested by {name} of {' or '.join(map(str, steps))} steps"
+            yield f"warning: {some}: --eval_steps={steps[-1]} makes them comparable"
+
+
+def asked(args):
+    """(names of the attacks, radii) of a parsed command line; [None] is each run's own radius.
+
+    UserError if they make no sense.
+    """
     known = [*Making(), "autoattack"]
+    if args.epsilons and args.attacks == ["all"]:
+        known = [name for name in known if has_radius(name)]
     names = [choose("attack", name, known) for name in args.attacks if args.attacks != ["all"]]
     if len(set(names)) < len(names):
         raise UserError(f"--attacks {' '.join(args.attacks)}: each attack once")
     if args.examples < 1:
         raise UserError(f"--examples={args.examples}: at least 1 is needed")
-    if args.epsilon is not None and not 0 <= args.epsilon <= 1:
-        right = "from 0 to 1 is needed (pixels are on [0, 1]; 8/255 is accepted)"
-        raise UserError(f"--epsilon={args.epsilon:g}: {right}")
-    paths = begun(expand(args.runs))
-    if not paths:
-        raise UserError("none of these folders is a run that has begun")
-    for path, config in [(path, saved_run(path)) for path in paths]:
-        evaluate_run(path, config, names or known, args)
+    if args.eval_steps < 0:
+        raise UserError(f"--eval_steps={args.eval_steps}: at least 1 is needed")
+    if args.epsilon is not None and args.epsilons:
+        raise UserError("--epsilon and --epsilons both name radii: leave one out")
+    for flag, values in (("epsilon", [args.epsilon]), ("epsilons", args.epsilons or [])):
+        for value in values:
+            if value is not None and not 0 <= value <= 1:
+                right = "from 0 to 1 is needed (pixels are on [0, 1]; 8/255 is accepted)"
+                raise UserError(f"--{flag}={value:g}: {right}")
+    if args.epsilons and sorted(set(args.epsilons)) != args.epsilons:
+        shown = " ".join(map(str, map(show, args.epsilons)))
+        raise UserError(f"--epsilons {shown}: a list that rises is needed, each radius once")
+    without = [name for name in names if args.epsilons and not has_radius(name)]
+    if without:
+        what = f"{without[0]} has no radius, it looks for the least distance"
+        raise UserError(f"--epsilons: {what}: evaluate it in a command of its own")
+    return names or known, args.epsilons or [args.epsilon]
 
 
-def evaluate_run(path, config, names, args):
-    """Attack the network of every round of one run; writes and prints its table."""
-    folder, radius = RunFolder(path), ""
-    if args.epsilon is not None:
-        radius = f"-epsilon{args.epsilon:g}"
-        config = config.replace(epsilon=args.epsilon)
-        if config.norm != "linf":  # its own attack has a radius of another kind
-            config = config.replace(attack=None, norm="linf", attack_steps=1)
-    device = pick_device(args.device, None)
-    rounds = [row for row in finished_rounds(folder) if folder.weights(row["round"]).exists()]
-    if not rounds:
-        raise UserError(f"{path} keeps no trained weights: train it with --save_weights=best")
-    dataset = load_data(config, args.data_dir)
-    set_threads(0, small=archs.is_small(config.arch_type))
+def has_radius(name):
+    """Whether an attack stays within a radius, and does not look for the least distance."""
+    return name == "autoattack" or not next(iter(ATTACKS[name].values())).minimal()
+
+
+def check_folder(folder):
+    """UserError, before any work, unless files can be written to `folder`, which may not be yet."""
+    place = Path(folder)
+    while not place.exists() and place != place.parent:
+        place = place.parent
+    if not place.is_dir():
+        raise UserError(f"-o {folder}: {place} is no folder")
+    if not os.access(place, os.W_OK):
+        raise UserError(f"-o {folder}: {place} cannot be written to")
+
+
+def placed(config):
+    """What of a run says which data set it has, as a key for load_data."""
+    return RunConfig().replace(
+        dataset=config.dataset, data_dir=config.data_dir, data_id=config.data_id
+    )
+
+
+@dataclass(frozen=True, eq=False)
+class Job:
+    """What one file tells: a run's rounds, attacked within one radius."""
+
+    path: Path
+    config: RunConfig  # as it was trained
+    tested: RunConfig  # as it is tested, at the radius
+    radius: float | None  # None: its own
+    rounds: list  # the rows of rounds.csv whose trained weights were kept
+    examples: int
+    file: Path
+
+    @classmethod
+    def of(cls, path, config, radius, names, args):
+        """The Job of a run folder; UserError if it keeps no trained weights."""
+        folder, tested, shown = RunFolder(path), config, ""
+        if args.eval_steps:
+            shown, tested = (
+                f"-steps{args.eval_steps}",
+                config.replace(eval_steps=args.eval_steps, eval_step_size=None),
+            )
+        if radius is not None:
+            shown, tested = f"{shown}-epsilon{radius:g}", tested.replace(epsilon=radius)
+            if config.norm != "linf":  # its own attack has a radius of another kind
+                tested = tested.replace(attack=None, norm="linf", attack_steps=1)
+        rounds = [row for row in finished_rounds(folder) if folder.weights(row["round"]).exists()]
+        if not rounds:
+            raise UserError(f"{path} keeps no trained weights: train it with --save_weights=best")
+        # what it was made with is in its name: another evaluation writes another file
+        made_with = f"{'+'.join(names)}-{args.examples}{shown}"
+        file = folder.path / f"attacked_evaluation-{made_with}.csv"
+        return cls(path, config, tested, radius, rounds, args.examples, file)
+
+    def made_before(self, names):
+        """The rows that an earlier call has written, or None.
+
+        They are of these rounds and attacks, all numbers, and no older than the weights.
+        """
+        try:
+            rows = read_csv(self.file)
+        except UserError:
+            return None
+        wanted = [(row["round"], row["density"]) for row in self.rounds]
+        if not rows or [(row.get("round"), row.get("density")) for row in rows] != wanted:
+            return None
+        columns = ["clean", "clean_of_examples", *names]
+        columns += [f"{name}_l2" for name in names if not has_radius(name)]
+        values = [row.get(name) for row in rows for name in columns]
+        if not all(isinstance(value, int | float) and math.isfinite(value) for value in values):
+            return None
+        weights = [RunFolder(self.path).weights(row["round"]) for row in self.rounds]
+        newest = max(path.stat().st_mtime_ns for path in weights)
+        return rows if self.file.stat().st_mtime_ns >= newest else None
+
+    def evaluated(self, rows):
+        """What the figures are drawn from."""
+        run, radius = str(self.path), self.radius
+        return Evaluated(run, self.config, self.tested, radius, self.examples, rows)
+
+    def settings(self, name, colour=False):
+        """The AttackSettings that a round is tested with; of autoattack those of its radius."""
+        return attack_settings(
+            self.tested, "pgd" if name == "autoattack" else name, colour, test=True
+        )
+
+    def steps(self, names):
+        """About how many gradients a round takes."""
+        return self.examples * sum(self.steps_of(name) for name in names)
+
+    def steps_of(self, name):
+        """About how many gradients of an image an attack takes."""
+        if name == "autoattack":
+            return AUTOATTACK_STEPS
+        values = dict(self.settings(name).values)
+        return values.get("attack_steps", 1) * values.get("restarts", 1)
+
+    def warnings(self, names):
+        """Notes on attacks whose steps are too short for their radius."""
+        for name in names:
+            settings = None if name == "autoattack" else self.settings(name)
+            if settings and (far := too_short(settings)):
+                what = f"{name} at epsilon {settings.epsilon:.3g}: its steps go {far:.3g} far"
+                right = "take more by --eval_steps, such as --eval_steps=40"
+                yield f"warning: {what}, so the accuracy overstates robustness; {right}"
+
+
+def attack_run(job, dataset, names, args, device, told):
+    """Attack the network of every round of a Job; writes, prints and returns its rows."""
+    set_threads(0, small=archs.is_small(job.config.arch_type))
     rows = []
-    for row in rounds:
-        net, _, _ = load_ticket(path, row["round"], args.data_dir)
+    for row in job.rounds:
+        net, _, _ = load_ticket(job.path, row["round"], args.data_dir)
         if all(getattr(module, "channels_last", True) for module in net.modules()):
             net.to(memory_format=torch.channels_last)  # faster for convolutions, as in training
-        found = evaluate_net(net.to(device), config, dataset, names, args.examples, device)
+        begin = told.done
+
+        def reach(steps, begin=begin):
+            told.reach(begin + steps)
+
+        found = evaluate_net(net.to(device), job, dataset, names, device, reach)
         rows.append({"round": row["round"], "density": row["density"], **found})
-        told = ", ".join(f"{name} {value:.4g}" for name, value in rows[-1].items())
-        print(f"{path} {told}", flush=True)
-    # what it was made with is in its name: another evaluation writes another file
-    made_with = f"{'+'.join(names)}-{args.examples}{radius}"
-    write_csv(folder.path / f"attacked_evaluation-{made_with}.csv", rows)
+        shown = ", ".join(f"{name} {value:.4g}" for name, value in rows[-1].items())
+        radius = "" if job.radius is None else f" epsilon {job.radius:g}:"
+        say(f"{job.path}{radius} {shown}")
+        reach(job.steps(names))
+    write_csv(job.file, rows)
+    return rows
 
 
-def evaluate_net(net, config, dataset, names, examples, device):
+def evaluate_net(net, job, dataset, names, device, reach=lambda steps: None):
     """Percent of the test images that a network classifies correctly, as they are and attacked.
 
-    Clean ones: of all, and of the `examples` that each attack is tried on; with the mean L2 of an
-    attack that minimises the distance.
+    Clean ones: of all, and of the job's `examples` that each attack is tried on; with the mean L2
+    of an attack that minimises the distance. reach(n): n gradient steps are done.
     """
     test = to_float(dataset.test_images, device)
     labels = torch.from_numpy(dataset.test_labels).to(device)
-    chosen = eval_examples(len(labels), examples)
+    chosen = eval_examples(len(labels), job.examples)
     x, y = test[chosen.to(device)], labels[chosen.to(device)]
     result = {"clean": accuracy(net, test, labels), "clean_of_examples": accuracy(net, x, y)}
-    colour = dataset.in_shape[0] == 3
+    colour, before = dataset.in_shape[0] == 3, 0
     for name in names:
+        settings, weight = job.settings(name, colour), job.steps_of(name)
         if name == "autoattack":
-            epsilon = attack_settings(config, "pgd", colour).epsilon
-            result[name] = autoattack(net, x, y, epsilon, dataset.num_classes)
-            continue
-        settings = attack_settings(config, name, colour, test=True)
-        percent, l2, _ = attack_test_images(net, (), settings, x, y, chosen.numpy())
-        result[name] = percent.item()
-        if settings.entry().minimal():
-            result[f"{name}_l2"] = l2.item()
+            result[name] = autoattack(net, x, y, settings.epsilon, dataset.num_classes)
+        else:
+
+            def images_done(count, before=before, weight=weight):
+                reach(before + count * weight)
+
+            given = (net, (), settings, x, y, chosen.numpy())
+            percent, l2, _ = attack_test_images(*given, reach=images_done)
+            result[name] = percent.item()
+            if settings.entry().minimal():
+                result[f"{name}_l2"] = l2.item()
+        before += job.examples * weight
+        reach(before)
     return result
 
 

@@ -22,9 +22,9 @@ from data import DATASETS
 from experiment import COLUMNS
 from helpers import ROOT, fake_study, only
 from pruning import CRITERIA, PRUNE_TYPES
-from results import robustness
 from results.questions import QUESTIONS
 from store.files import read_csv
+from study import attack_commands
 from study.request import make_parser, parse_runs
 
 PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]
@@ -116,13 +116,27 @@ def folder(added, tmp_path_factory):
         shutil.copytree(only(folder / "runs", pattern), folder / "runs" / name)
     shutil.copytree(folder / "runs" / "A", folder / "runs" / "NAME")
     (folder / "study.yaml").write_text("prune_type: [lt, reinit]\nattack: fgsm\n", "utf-8")
+    export = ["export", "--attack=fgsm", *SURROGATE[:2], f"--cache_dir={folder / 'cache'}"]
+    assert attack_commands.main([*export, "-o", str(folder / "sets" / "half_fgsm.npz")]) == 0
     fake_study(folder / "runs" / "lr", [({"lr": 1e-3}, 1, 95), ({"lr": 1e-2}, 3, 95)])
     return folder
 
 
+def embedded(words):
+    """A command's words, with digits in place of what would be downloaded."""
+    return [re.sub(rf"^--dataset=(?:{DOWNLOADED})(?=_|$)", "--dataset=digits", w) for w in words]
+
+
+def attack(words):
+    """A command of attacks.py, small."""
+    if words[0] == "export":
+        return [*embedded(words), *SURROGATE[1:], "--force"]
+    return [*("runs/A" if word == "runs/*" else word for word in words), "--examples=10"]
+
+
 def train(words, out):
     """main.py's command, small: run if it names one or two runs, else planned; Ray's only read."""
-    words = [re.sub(rf"^--dataset=(?:{DOWNLOADED})(?=_|$)", "--dataset=digits", w) for w in words]
+    words = embedded(words)
     asked = {"--dry_run", "--print_commands"} & set(words)
     words = [*words, *SMALL, *SURROGATE, "--runs_dir=made"]
     if "--save_config=study.yaml" in words:
@@ -146,7 +160,7 @@ COMMANDS = {
     "plots.py": (plots.main, []),
     "tickets.py": (tickets.main, ["--examples=40", "--max_pairs=2"]),
     "report.py": (report.main, []),
-    "attacks.py": (robustness.main, ["--examples=10"]),
+    "attacks.py": (attack_commands.main, []),
     "export.py": (export.main, []),
 }
 
@@ -169,7 +183,7 @@ def test_every_command_runs(line, folder, monkeypatch, capsys):
                 pytest.skip("nothing is published yet")
             words = [str(ROOT / w) if w == "docs/results" else w for w in words]
         if script == "attacks.py":
-            words = ["runs/A" if word == "runs/*" else word for word in words]
+            words = attack(words)
         assert call([*words, *small]) == 0, capsys.readouterr().err
 
 
@@ -239,7 +253,7 @@ def test_links_and_names_are_there(page):
     targets = re.search(r"^\.PHONY:(.*)", text_of("Makefile"), re.M)[1].split()
     for target in re.findall(r"^ {4}make (\w+)|`make (\w+)", text, re.M):
         assert "".join(target) in targets, target
-    known = {"--attacks", "--examples"}
+    known = {"--attacks", "--examples", "--epsilons", "--force"}
     parsers = (module.make_parser() for module in (tickets, report, export))
     for parser in (make_parser(), *parsers):
         known |= {option for action in parser._actions for option in action.option_strings}

@@ -346,7 +346,8 @@ def test_resume_is_kept_in_printed_commands(runs, capsys):
     assert capsys.readouterr().out == f"python main.py --resume={runs[0]}\n"
 
 
-def test_two_evaluations_are_two_files(runs):
+def test_two_evaluations_are_two_files(runs, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)  # figures go to plots/
     for names, examples in ((["fgsm"], 5), (["fgsm"], 6), (["fgsm", "noise"], 5)):
         assert (
             robustness.main(

@@ -161,7 +161,9 @@ def test_readers_compare_and_draw_it(runs, tmp_path, capsys):
     assert tickets.main([str(lt), str(other), "-o", str(tmp_path / "tickets")]) == 0
     total = [r for r in read_csv(tmp_path / "tickets" / "overlap.csv") if r["layer"] == "total"]
     assert total[0]["jaccard"] == 1 and total[1]["jaccard"] == 1 and total[2]["jaccard"] < 1
-    assert robustness.main(["evaluate", str(lt), "--attacks", "mi_fgsm", "--examples=20"]) == 0
+    flags = ["--attacks", "mi_fgsm", "--examples=20", "-o", str(tmp_path / "plots")]
+    assert robustness.main(["evaluate", str(lt), *flags]) == 0
+    assert (tmp_path / "plots" / "squares-narrow-robustness.png").exists()
     net, masks, _ = results.load_ticket(lt, 2)
     assert net(torch.rand(3, 1, 6, 6, device=CPU)).shape == (3, 4) and len(masks) == 2
 
