@@ -1,3 +1,4 @@
+# PYTHON_ARGCOMPLETE_OK: docs/runs.md says how a shell completes flags
 """Adversarial images, one attack a screen, its parameters beside it.
 
     python attacks.py evaluate runs/* --attacks all     # accuracy of every saved ticket, drawn

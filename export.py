@@ -1,3 +1,4 @@
+# PYTHON_ARGCOMPLETE_OK: docs/runs.md says how a shell completes flags
 """A ticket leaves: a round of a run as a file that torch, torchvision or an ONNX runtime reads.
 
 python export.py runs/NAME@5 -o ticket.pt                        # state_dict, zeros where pruned

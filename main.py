@@ -1,3 +1,4 @@
+# PYTHON_ARGCOMPLETE_OK: docs/runs.md says how a shell completes flags
 """Find winning lottery tickets in networks trained on clean, attacked or mixed images.
 
     python main.py                                   # digits: no download

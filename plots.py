@@ -1,3 +1,4 @@
+# PYTHON_ARGCOMPLETE_OK: docs/runs.md says how a shell completes flags
 """Run folders -> figures (PNG and PDF) and a table.
 
     python plots.py runs/* -o plots/

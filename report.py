@@ -1,3 +1,4 @@
+# PYTHON_ARGCOMPLETE_OK: docs/runs.md says how a shell completes flags
 """Run folders -> the answers to the questions: a sentence, a table and a figure each, one page.
 
     python report.py --experiment=1 'runs/small/main/mnist-fc1-fgsm*' -o report

@@ -1,3 +1,4 @@
+# PYTHON_ARGCOMPLETE_OK: docs/runs.md says how a shell completes flags
 """Are two tickets the same? Masks compared round by round, beside what chance and theta_0 explain.
 
     python tickets.py runs/A runs/B

@@ -74,7 +74,19 @@ def advice(what):
 
 
 class OneLineParser(argparse.ArgumentParser):
-    """An argparse parser whose errors are one line and name the nearest valid flag."""
+    """An argparse parser whose errors are one line and name the nearest valid flag.
+
+    Where argcomplete is installed and a shell asks it, it completes instead.
+    """
+
+    def parse_args(self, args=None, namespace=None):
+        """As argparse's."""
+        if "_ARGCOMPLETE" in os.environ:
+            with contextlib.suppress(ImportError):
+                import argcomplete
+
+                argcomplete.autocomplete(self)
+        return super().parse_args(args, namespace)
 
     def error(self, message):
         """Raise UserError instead of printing the usage."""

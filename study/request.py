@@ -89,7 +89,9 @@ def make_parser():
             # what changes a result can be a list: the command runs the product of its lists
             if flag.result or flag.name == "ticket":
                 options["nargs"] = "+"
-        groups[flag.group].add_argument(f"--{flag.name}", **options)
+        added = groups[flag.group].add_argument(f"--{flag.name}", **options)
+        if flag.names:
+            added.completer = lambda names=tuple(flag.names), **_: names  # for a shell
     _add_what_is_no_flag_of_a_run(groups)
     return parser
 

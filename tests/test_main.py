@@ -604,3 +604,24 @@ def test_workers_need_no_open_streams(tmp_path):
     command = f"{sys.executable} {ROOT / 'main.py'} {flags} >&- 2>&-"
     assert subprocess.run(["bash", "-c", command], timeout=120).returncode == 0
     assert len(list(tmp_path.glob("*/DONE"))) == 2
+
+
+@pytest.mark.parametrize(
+    "line, words",
+    [
+        ("main.py --prune_t", ["--prune_type"]),
+        ("main.py --prune_type re", ["reinit", "reinit_chain", "rewind_lr"]),
+        ("plots.py --ou", ["--output"]),
+        ("report.py --exp", ["--experiment"]),
+    ],
+)
+def test_a_shell_completes_flags_and_names(line, words, tmp_path):
+    """argcomplete's protocol: the line in the environment, the answer in a file."""
+    pytest.importorskip("argcomplete")
+    said = tmp_path / "said"
+    told = {"_ARGCOMPLETE": "1", "COMP_LINE": line, "COMP_POINT": str(len(line)), "_ARC_DEBUG": ""}
+    told |= {"_ARGCOMPLETE_STDOUT_FILENAME": str(said), "COMP_TYPE": "9"}
+    call = [sys.executable, str(ROOT / line.split()[0])]
+    done = subprocess.run(call, env=os.environ | told, capture_output=True, cwd=tmp_path)
+    found = [word.strip() for word in said.read_text().replace("\x0b", "\n").splitlines()]
+    assert done.returncode == 0 and set(words) <= set(found), (done.stderr, found)
