@@ -433,6 +433,12 @@ class RunConfig:
         result=False,
         **at_least(1),
     )
+    wandb: str = flag(
+        "",
+        "a project of Weights & Biases that each run becomes an entry of (pip install wandb)",
+        "machine",
+        result=False,
+    )
     quiet: bool = flag(
         False,
         "print warnings and how it ends alone; each run's log.txt has the rest",

@@ -10,6 +10,7 @@ A run is rounds of: train, test, prune, rewind. The same command goes on where i
 is imported once the flags make sense, so that --help and a mistyped flag answer at once.
 """
 
+import importlib.util
 import sys
 
 from engine.machine import wait_briefly
@@ -63,6 +64,9 @@ def study(request):
     from study.cohorts import failed, new_run
     from study.plan import print_plan, report, run_all
 
+    if request.configs[0].wandb and importlib.util.find_spec("wandb") is None:
+        what = f"--wandb={request.configs[0].wandb} needs the package wandb"
+        raise UserError(f"{what}: pip install wandb")
     many = len(request.configs) + len(request.tickets) > 1
 
     def run_of(config, folder=None):

@@ -48,7 +48,7 @@ class Direct:
 
 
 def never_fatal(write):
-    """A method of Log that tells of its first failure in a line, and does nothing afterwards."""
+    """A method of a log that tells of its first failure in a line, and does nothing afterwards."""
 
     @functools.wraps(write)
     def careful(self, *args):
@@ -59,13 +59,15 @@ def never_fatal(write):
         except Exception as error:  # whatever a disk or a library brings about
             self.failed = True
             why = one_line(error) or type(error).__name__
-            tqdm.write(f"note: {self.path / 'tb'}: no more events for TensorBoard ({why})")
+            tqdm.write(f"note: {self.path}: no more events for {self.what} ({why})")
 
     return careful
 
 
 class Log:
     """The events of a run folder."""
+
+    what = "TensorBoard"
 
     def __init__(self, path):
         self.path, self.events, self.failed = path, None, False

@@ -25,6 +25,7 @@ from store.files import (
 from store.lock import Hold
 from store.log import Log
 from store.saved import must_match, saved_config
+from store.wandb_log import WandbLog
 from utils import UserError, advice, hash8
 
 # what every row of the two tables has; attacks and other columns come and go
@@ -51,7 +52,7 @@ class RunFolder:
         self.report = self.path / "attack_report.json"
         self.said = self.path / "log.txt"
         self.hold = Hold(self)
-        self.log = Log(self.path)
+        self.log, self.wandb = Log(self.path), WandbLog(self.path)
 
     def masks(self, number):
         """masks/round_03.safetensors"""
@@ -208,6 +209,8 @@ class RunFolder:
         write_csv(self.rounds, checkpoint.rounds)
         epochs = [epoch for epoch in checkpoint.epochs if epoch["round"] == number]
         self.log.round(row, epochs, masks)
+        if config.wandb:
+            self.wandb.round(config, row)
         checkpoint.theta0, checkpoint.rewind = total(progress.theta0), total(progress.rewind)
         save(self.checkpoint, checkpoint, hash8(config.results()))
         self.partial.unlink(missing_ok=True)
@@ -225,6 +228,7 @@ class RunFolder:
         """Close the log and give the run back to others."""
         with contextlib.suppress(OSError):  # a full disk must not keep the lock
             self.log.close()
+        self.wandb.close(self.done)
         self.hold.release()
 
 
