@@ -56,13 +56,18 @@ def save_figure(figure, path):
         write_atomic(whole, lambda temporary: figure.savefig(temporary, dpi=150))
 
 
-def draw_lines(axis, lines, x):
+def draw_lines(axis, lines, x, alpha=0.15):
     """Each line's means against the column `x` of its numbers, in a band of their intervals."""
     for line in lines:
         at, mean, half = (line.numbers[name] for name in (x, "mean", "interval"))
         look = {"color": line.colour, "linestyle": line.style, "label": line.label}
         axis.plot(at, mean, marker="o", markersize=3.5, **look)
-        axis.fill_between(at, mean - half, mean + half, color=line.colour, alpha=0.15, linewidth=0)
+        axis.fill_between(at, mean - half, mean + half, color=line.colour, alpha=alpha, linewidth=0)
+
+
+def faint(lines):
+    """The bands' alpha where lines are many: bands lie on each other."""
+    return 0.15 * min(1, 6 / max(1, len(lines)))
 
 
 def draw_panel(axis, lines, title="", ylabel="", declared=None, limits=None):
@@ -72,7 +77,7 @@ def draw_panel(axis, lines, title="", ylabel="", declared=None, limits=None):
     are, so that panels can be compared, and every line is on the scale.
     """
     lines = [line for line in lines if line.numbers["mean"].notna().any()]
-    draw_lines(axis, lines, "density_percent")
+    draw_lines(axis, lines, "density_percent", faint(lines) if limits else 0.15)
     # a difference that stands out is what the panel is for
     all_told = limits or ylabel.startswith("difference")
     within = lines if all_told else _without_outlier(lines)

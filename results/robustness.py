@@ -10,8 +10,8 @@ APGD-CE, targeted APGD-DLR, targeted FAB and Square.
 import contextlib
 import functools
 import math
-import os
 import sys
+import tempfile
 import types
 from dataclasses import dataclass
 from pathlib import Path
@@ -166,8 +166,10 @@ def check_folder(folder):
         place = place.parent
     if not place.is_dir():
         raise UserError(f"-o {folder}: {place} is no folder")
-    if not os.access(place, os.W_OK):
-        raise UserError(f"-o {folder}: {place} cannot be written to")
+    try:
+        tempfile.TemporaryFile(dir=place).close()
+    except OSError as error:
+        raise UserError(f"-o {folder}: {place} cannot be written to ({error.strerror})") from None
 
 
 def placed(config):

@@ -90,7 +90,7 @@ def attack_in_words(tested, name, colour, radius=True):
     """An attack as its run is tested by it: "PGD, 40 steps of 0.01, epsilon 0.3"."""
     if name == "autoattack":
         settings, words = attack_settings(tested, "pgd", colour, test=True), ["AutoAttack"]
-        return ", ".join(words + [f"epsilon {settings.epsilon:.3g}"] * radius)
+        return ", ".join(words + [radius_in_words(settings.epsilon, colour)] * radius)
     settings = attack_settings(tested, name, colour, test=True)
     values = dict(settings.values)
     several = len(ATTACKS[name]) > 1 and settings.norm != next(iter(ATTACKS[name]))
@@ -101,8 +101,14 @@ def attack_in_words(tested, name, colour, radius=True):
         of = f" of {length:.3g}" if length and "epsilon" in values else ""  # of cw a learning rate
         words.append(f"{values['attack_steps']} steps{of}")
     if radius and "epsilon" in values:
-        words.append(f"epsilon {values['epsilon']:.3g}")
+        of_linf = settings.norm == "linf"
+        words.append(radius_in_words(values["epsilon"], colour and of_linf))
     return ", ".join(words)
+
+
+def radius_in_words(epsilon, in_grays):
+    """A radius on [0, 1] pixels, "epsilon 0.3"; in_grays: as colour images have it, 8/255."""
+    return f"epsilon {255 * epsilon:.3g}/255" if in_grays else f"epsilon {epsilon:.3g}"
 
 
 def too_short(settings):
@@ -272,7 +278,7 @@ def security_figure(table, done, arms, names, colour, title):
     densities = spread(first.density)
     colours = dict(zip(densities, figures.palette(len(densities), ordered=True), strict=True))
     cells = [(arm, name) for name in names for arm in arms]
-    columns = len(arms) if len(arms) > 1 else len(names)
+    columns, widest = len(arms) if len(arms) > 1 else len(names), table.radius.max()
     figure, axes = figures.new_figure(
         _wrapped(title, range(columns)), columns, len(cells) // columns
     )
@@ -283,9 +289,9 @@ def security_figure(table, done, arms, names, colour, title):
             for density in densities
             for kind, part in _by_kind(near(rows, density))
         ]
-        if trains_within(one.config):
+        if trains_within(one.config) and one.config.epsilon <= widest:
             axis.axvline(one.config.epsilon, color="0.6", linestyle=":", linewidth=1.2)
-        figures.draw_lines(axis, lines, "epsilon")
+        figures.draw_lines(axis, lines, "epsilon", figures.faint(lines))
         axis.set(ylim=LIMITS, ylabel="accuracy (%)", xlabel="epsilon (linf, on [0, 1] pixels)")
         more = [attack_in_words(one.tested, name, colour, False)]
         tested = [other.tested for other in done if trained[other.run] == arm]
@@ -293,7 +299,8 @@ def security_figure(table, done, arms, names, colour, title):
             more.append(f"too few steps beyond epsilon {max(short):.3g}")
         axis.set_title(_panel_title(arm, more))
     looks = {_density_words(density): (c, "-") for density, c in colours.items()} | _styles(table)
-    if any(trains_within(one.config) for one in arms.values()):
+    trained_at = [one.config.epsilon for one in arms.values() if trains_within(one.config)]
+    if trained_at and min(trained_at) <= widest:
         looks["epsilon of the training"] = ("0.6", ":")
     figures.legend_below(figure, title=seeds_in_words(table), key=_key(looks))
     return figure

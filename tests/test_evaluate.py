@@ -329,6 +329,14 @@ def test_each_data_set_and_network_has_figures_of_its_own(tmp_path):
     ]
 
 
+def test_a_radius_is_said_in_grays_where_images_have_colours():
+    config = resolve({"attack": "pgd", "mix_ratio": 1.0}, (3, 32, 32))
+    assert drawn.attack_in_words(config, "pgd", True) == "PGD, 40 steps of 0.00784, epsilon 8/255"
+    config = resolve({"attack": "pgd", "norm": "l2", "mix_ratio": 1.0}, (3, 32, 32))
+    assert drawn.attack_in_words(config, "pgd", True).endswith("epsilon 0.5")
+    assert drawn.attack_in_words(config, "pgd", True).startswith("PGD in L2")
+
+
 def test_every_attack_has_words():
     for name, norms in ATTACKS.items():
         for norm in norms:
