@@ -55,7 +55,7 @@ PROGRAMS = {
 
 @pytest.mark.slow
 def test_the_scripts_from_data_to_page(tmp_path, monkeypatch):
-    """All seven and the appendices, in runs as short as can be; their commands run in this process."""
+    """All seven and the appendices, in the shortest runs; their commands run in this process."""
     monkeypatch.chdir(ROOT)  # as the scripts do
     names = ("RUNS_DIR", "CACHE_DIR", "DATA_DIR", "REPORT")
     told = os.environ | {name: str(tmp_path / name.split("_")[0].lower()) for name in names}
