@@ -34,7 +34,7 @@ from store.saved import provenance
 from store.ticket import ticket_place
 from store.voice import Voice
 from train import Diverged, Stopped, Watcher, evaluate, fit
-from utils import Registry, UserError, advice, eval_examples, stream
+from utils import Registry, UserError, advice, eval_examples, no_bar, stream
 
 # images that a run trains on, and seconds that it takes, from which its time is foretold
 FORETOLD, LONG = 200_000, 20
@@ -529,7 +529,7 @@ class Bars(Watcher):
     def __init__(self, runs, say):
         self.runs, self.say, config = runs, say, runs[0].config
         first, total = runs[0].progress.next_round, config.prune_iterations
-        hidden = True if config.quiet else None  # None: where there is no terminal
+        hidden = True if config.quiet else no_bar()
         self.over_rounds = tqdm(
             total=total, initial=first, desc="rounds", unit="round", disable=hidden
         )

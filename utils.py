@@ -22,6 +22,14 @@ class UserError(Exception):
 # Errors in a line ------------------------------------------------------------------------------
 
 
+def no_bar():
+    """tqdm's `disable`: no bar in a process that shares a terminal with others, or without one.
+
+    tqdm reads TQDM_DISABLE only where nobody says anything.
+    """
+    return True if os.environ.get("TQDM_DISABLE") else None
+
+
 def devnull():
     """A text stream that swallows all."""
     return open(os.devnull, "w", encoding="utf-8")

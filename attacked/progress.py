@@ -4,6 +4,8 @@ import time
 
 from tqdm import tqdm
 
+from utils import no_bar
+
 MEASURED = 1.0  # seconds of work from which the rest is told
 SHORT = 5.0  # seconds of work that need no word
 
@@ -20,7 +22,7 @@ class Progress:
         self.title, self.total, self.units, self.say = title, total, units, say
         self.done, self.began, self.first, self.told = done, None, done, None
         self.bar = tqdm(
-            total=total, initial=done, desc=title, unit=f" {units}", leave=False, disable=None
+            total=total, initial=done, desc=title, unit=f" {units}", leave=False, disable=no_bar()
         )
 
     def __enter__(self):

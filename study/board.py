@@ -45,5 +45,7 @@ class Board:
         going = [path for path in paths if str(path.absolute()) not in ended]
         running = sum((path / "holder.json").exists() for path in going)
         self.bar.n = self._rounds()
-        states = f"{done} done, {running} running, {len(ended) - done} failed"
-        self.bar.set_postfix_str(f"{states}, {len(going) - running} to go")
+        counts = {"done": done, "running": running, "failed": len(ended) - done}
+        counts["to go"] = len(going) - running
+        # what is none is left out: 80 columns are few
+        self.bar.set_postfix_str(", ".join(f"{n} {word}" for word, n in counts.items() if n))

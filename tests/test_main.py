@@ -2,6 +2,7 @@
 
 import json
 import os
+import pty
 import signal
 import subprocess
 import sys
@@ -625,3 +626,27 @@ def test_a_shell_completes_flags_and_names(line, words, tmp_path):
     done = subprocess.run(call, env=os.environ | told, capture_output=True, cwd=tmp_path)
     found = [word.strip() for word in said.read_text().replace("\x0b", "\n").splitlines()]
     assert done.returncode == 0 and set(words) <= set(found), (done.stderr, found)
+
+
+@pytest.mark.slow
+def test_bars_of_several_workers_never_reach_the_terminal(tmp_path):
+    """Defect: each worker drew its bars over the study's own, and over result lines."""
+    shown, here = pty.openpty()
+    words = [*SHORT, "--seed", "0", "1", "--workers=2", f"--runs_dir={tmp_path}"]
+    done = subprocess.Popen(
+        [sys.executable, str(ROOT / "main.py"), *words],
+        stdout=here, stderr=here, stdin=subprocess.DEVNULL, cwd=tmp_path,
+    )  # fmt: skip
+    os.close(here)
+    text = b""
+    while True:
+        try:
+            part = os.read(shown, 65536)
+        except OSError:  # Linux: the other end is closed
+            break
+        if not part:
+            break
+        text += part
+    os.close(shown)
+    assert done.wait() == 0
+    assert b"study:" in text and b"epochs:" not in text and b"rounds:" not in text
