@@ -1,11 +1,14 @@
 """The command line as a user calls it, on digits."""
 
+import fcntl
 import json
 import os
 import pty
 import signal
+import struct
 import subprocess
 import sys
+import termios
 import time
 from pathlib import Path
 
@@ -632,10 +635,12 @@ def test_a_shell_completes_flags_and_names(line, words, tmp_path):
 def test_bars_of_several_workers_never_reach_the_terminal(tmp_path):
     """Defect: each worker drew its bars over the study's own, and over result lines."""
     shown, here = pty.openpty()
+    fcntl.ioctl(here, termios.TIOCSWINSZ, struct.pack("HHHH", 40, 100, 0, 0))
+    told = {name: value for name, value in os.environ.items() if not name.startswith("TQDM")}
     words = [*SHORT, "--seed", "0", "1", "--workers=2", f"--runs_dir={tmp_path}"]
     done = subprocess.Popen(
         [sys.executable, str(ROOT / "main.py"), *words],
-        stdout=here, stderr=here, stdin=subprocess.DEVNULL, cwd=tmp_path,
+        stdout=here, stderr=here, stdin=subprocess.DEVNULL, cwd=tmp_path, env=told,
     )  # fmt: skip
     os.close(here)
     text = b""
