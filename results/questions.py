@@ -291,19 +291,19 @@ QUESTIONS["3"] = Question(
 # 4 to 6: architectures, data sets, schedules -------------------------------------------------
 
 
-def conditions(title, flag, **more):
-    """Clean and attacked data for each value of a flag, each at declared densities of its own."""
+def conditions(title, name, of, varies=(), **more):
+    """Clean and attacked data for each value of a factor, each at declared densities of its own."""
     return Question(
         title,
-        factors={flag: Factor(flag), "images": IMAGES, "prune_type": KIND},
+        factors={name: Factor(of), "images": IMAGES, "prune_type": KIND},
         contrasts={"lt - reinit": Contrast(*WINS, "prune_type", BOTH, answers=True)}
         | LEADS
         | more
         | DETAILS,
-        panels=(Panel(CLEAN, facet=flag), Panel("lt - reinit", facet=flag)),
+        panels=(Panel(CLEAN, facet=name), Panel("lt - reinit", facet=name)),
         colour="images",
-        varies=("attack", "mix_ratio", "norm", *PARAMETERS),
-        within=flag,
+        varies=("attack", "mix_ratio", "norm", *PARAMETERS, *varies),
+        within=name,
         one_rate=True,
         notes=unmatched,
     )
@@ -311,6 +311,7 @@ def conditions(title, flag, **more):
 
 QUESTIONS["4"] = conditions(
     "Are architectures affected differently?",
+    "arch_type",
     "arch_type",
     **{
         "lead, against clean data, one architecture - another": Contrast(
@@ -332,8 +333,17 @@ QUESTIONS["4"] = conditions(
         ),
     },
 )
+
+
+def place_of(flags):
+    """The network and the data set of a run: "fc1 on mnist"."""
+    return f"{flags['arch_type']} on {flags['dataset']}"
+
+
 # seeds do not pair across data sets, so these are not tested against each other
-QUESTIONS["5"] = conditions("Do other data sets show the same?", "dataset")
+QUESTIONS["5"] = conditions(
+    "Do other data sets show the same?", "place", place_of, varies=("dataset", "arch_type")
+)
 
 SCHEDULES = {"oneshot": "one-shot", "iterative": "iterative"}
 ONE_SHOT = ("one-shot", "iterative")
