@@ -8,7 +8,7 @@ READY := $(VENV)/.ready
 DEMO_FLAGS := --dataset=digits_fgsm_attack --mix_ratio=0.5 --epsilon=0.1 --prune_percent=35 \
               --prune_iterations=8 --end_iter=10 --runs_dir=demo/runs --cache_dir=demo/cache
 
-.PHONY: demo test quick experiments soak lint clean
+.PHONY: demo test quick experiments soak slurm lint clean
 .DELETE_ON_ERROR:
 
 # lt and reinit on half clean, half attacked digits, three seeds each; ends with the path of a picture
@@ -43,6 +43,10 @@ soak: $(READY)
 	$(BIN)/python -m pip install --quiet -r requirements-grid.txt
 	$(BIN)/python -m pytest -m soak
 	$(BIN)/python benchmarks/soak.py --quick --kills=$(KILLS)
+
+# opt-in, as root: docs/runs.md's recipe on a Slurm of one node, which apt installs
+slurm: $(READY)
+	PYTHON=$(BIN)/python bash benchmarks/slurm.sh
 
 lint: $(READY)
 	$(BIN)/ruff check .
