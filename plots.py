@@ -40,6 +40,9 @@ TRAINING = {  # columns of epochs.csv that are drawn
 }
 
 
+COLUMNS = 3  # panels beside each other
+
+
 def curve(rows, column):
     """Mean and interval of a column at every round of an arm's rows, over the runs that have it."""
     rows = by_seed(rows.dropna(subset=[column]), [column, "density"])
@@ -48,27 +51,47 @@ def curve(rows, column):
 
 
 def curves_figure(table, title, columns):
-    """A panel a column of rounds.csv, a line an arm, against remaining weights; None for none."""
+    """A panel a column of rounds.csv, a line an arm, against remaining weights; None for none.
+
+    Arms that differ in their prune types alone share a colour, and prune types share a dash.
+    """
     if not columns:
         return None
-    figure, axes = figures.new_figure(title, len(columns))
+    wide = min(COLUMNS, len(columns))
+    figure, axes = figures.new_figure(title, wide, -(-len(columns) // wide))
     arms = table.groupby("arm", observed=True)
-    colours = figures.palette(arms.ngroups)
-    for axis, column in zip(axes, columns, strict=True):
+    looks = looks_of(list(arms.groups))
+    for axis, column in zip(axes, columns, strict=False):
         lines = [
-            figures.Line(curve(rows, column), colour, label=f"{arm} (n={rows.seed.nunique()})")
-            for (arm, rows), colour in zip(arms, colours, strict=True)
+            figures.Line(curve(rows, column), *looks[arm], f"{arm} (n={rows.seed.nunique()})")
+            for arm, rows in arms
         ]
         name = column_title(column)
         unit = "accuracy (%)" if column.endswith("accuracy") else name
         figures.draw_panel(axis, lines, name, unit)
         for line in lines if column.endswith("accuracy") else []:
             for dense in line.numbers["mean"].head(1):
-                axis.axhline(dense, color=line.colour, linestyle="--", linewidth=0.9, alpha=0.7)
+                axis.axhline(dense, color=line.colour, linestyle=":", linewidth=0.9, alpha=0.7)
+    for axis in axes[len(columns) :]:
+        axis.set_axis_off()
     whole = max(axes, key=lambda axis: len(axis.get_legend_handles_labels()[0]))
     accuracies = any(column.endswith("accuracy") for column in columns)
-    figures.legend_below(figure, whole, "dashed: the dense nets" if accuracies else None)
+    figures.legend_below(figure, whole, "dotted: the dense nets" if accuracies else None)
     return figure
+
+
+def looks_of(arms):
+    """{arm: (colour, dash)} of arms named "lt, 50 % fgsm": the dash is the prune type's."""
+    pairs = [arm.split(", ", 1) if ", " in arm else (arm, "") for arm in arms]
+    kinds, others = zip(*pairs, strict=True)
+    known = list(dict.fromkeys(others))
+    if len(known) < 2:  # nothing but prune types: a colour each tells them better
+        return dict(zip(arms, ((c, "-") for c in figures.palette(len(arms))), strict=True))
+    colours = dict(zip(known, figures.palette(len(known)), strict=True))
+    return {
+        arm: (colours[other], figures.STYLES.get(kind, figures.OTHER_STYLE))
+        for arm, kind, other in zip(arms, kinds, others, strict=True)
+    }
 
 
 def first_runs(table):
@@ -102,28 +125,45 @@ def training_figure(table, title):
 
 
 def density_figure(table, title):
-    """Density of each layer against the whole net's, a panel an arm (its first run).
+    """Density of each layer against the whole net's, a panel for arms with the same (their first
+    runs'); None where only dense nets are there.
 
     Layerwise pruning gives one diagonal.
     """
-    runs = first_runs(table)
-    figure, axes = figures.new_figure(title, len(runs))
-    for axis, (arm, rows) in zip(axes, runs, strict=True):
+    panels = {}
+    for arm, rows in first_runs(table):
         folder = RunFolder(rows.folder.iloc[0])
         pairs = zip(rows["round"], rows.kept, strict=True)
         masks = [load_masks(folder.masks(number), kept=kept) for number, kept in pairs]
-        names = sorted(masks[0], key=natural)
-        # thick to thin, so that lines on top of each other (layerwise pruning) all show
-        widths, colours = np.linspace(6, 1, len(names)), figures.palette(len(names), True)
-        for name, colour, width in zip(names, colours, widths, strict=True):
-            alive = [100 * mask[name].float().mean().item() for mask in masks]
-            label = name.removeprefix("net.").removesuffix(".weight")
-            axis.plot(100 * rows.density, alive, color=colour, linewidth=width, label=label)
+        alive = {
+            name: tuple(round(100 * mask[name].float().mean().item(), 2) for mask in masks)
+            for name in sorted(masks[0], key=natural)
+        }
+        shown = tuple(100 * rows.density.round(4))
+        if len(shown) > 1:
+            panels.setdefault((shown, tuple(alive.items())), []).append(arm)
+    if not panels:
+        return None
+    wide = min(COLUMNS, len(panels))
+    figure, axes = figures.new_figure(title, wide, -(-len(panels) // wide))
+    for axis, ((shown, alive), arms) in zip(axes, panels.items(), strict=False):
+        names = {name.removeprefix("net.").removesuffix(".weight"): v for name, v in alive}
+        together = np.ptp(list(names.values()), axis=0).max() < 0.5  # points
+        if together and len(names) > 1:
+            names = {f"every layer ({len(names)})": next(iter(names.values()))}
+        colours = figures.palette(len(names), True)
+        for (name, densities), colour in zip(names.items(), colours, strict=True):
+            axis.plot(shown, densities, color=colour, marker=".", label=name)
         figures.plain_log_axis(axis)
-        figures.remaining_axis(axis, 100 * rows.density)
-        axis.set_title(textwrap.fill(arm, 45))
-    axes[0].set_ylabel("weights remaining in the layer (%)")
-    axes[-1].legend(fontsize="x-small", ncols=1 + len(names) // 12, loc="best")
+        lowest = min(min(d for d in densities if d > 0) for densities in names.values())
+        axis.set_ylim(lowest / 1.3, 130)
+        figures.remaining_axis(axis, shown)
+        told = arms if len(arms) <= 2 else [f"{len(arms)} arms alike: {arms[0]} ..."]
+        axis.set_title(textwrap.fill("; ".join(told), 45))
+        axis.set_ylabel("weights remaining in the layer (%)")
+        axis.legend(fontsize="x-small", ncols=1 + len(names) // 12, loc="best")
+    for axis in axes[len(panels) :]:
+        axis.set_axis_off()
     return figure
 
 

@@ -132,7 +132,7 @@ def common_rounds(tickets, wanted):
 
 
 def label_runs(configs):
-    """A short label for each run, of what tells it from the others: "fgsm 0.5 s1 o0".
+    """A short label for each run, of what tells it from the others: "50 % fgsm s1 o0".
 
     Equal runs have equal labels, "" where all are.
     """

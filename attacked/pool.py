@@ -18,6 +18,7 @@ from engine.cohort import Data
 from store.files import write_json
 from utils import UserError, mix_order
 
+SHOWN = 10  # test images of attacked_samples.png
 PARTS = ("train", "val")  # names of a run's training and validation part
 # beside the attack's parameters, what tells one run's attacked set from another's
 KEY = ("test_attack", "attack_mode", "norm", "surrogate", "surrogate_epochs", "attack_number")
@@ -31,6 +32,7 @@ class Images:
     test: torch.Tensor  # (T, C, H, W), clean
     test_labels: torch.Tensor  # (T,)
     attacked_test: list  # per run: (T, C, H, W), or None without an attack
+    seen: list  # per run: as Attacked has it, or None
     reports: list  # per run: a dict, or None
 
     def only(self, runs):
@@ -38,14 +40,21 @@ class Images:
         index = torch.tensor(runs, dtype=torch.long, device=self.test.device)
         rows = {n: getattr(self.train, n)[index] for n in ("train_index", "val_index")}
         attacked = [self.attacked_test[run] for run in runs]
-        reports = [self.reports[run] for run in runs]
+        reports, seen = [[part[run] for run in runs] for part in (self.reports, self.seen)]
         train = dataclasses.replace(self.train, **rows)
-        return dataclasses.replace(self, train=train, attacked_test=attacked, reports=reports)
+        more = {"attacked_test": attacked, "reports": reports, "seen": seen}
+        return dataclasses.replace(self, train=train, **more)
 
     def samples(self, run):
-        """(clean, attacked) test images (10, C, H, W) of a run, or None without an attack."""
+        """(clean, attacked, classes) of a run's first test images, or None without an attack.
+
+        Images are (SHOWN, C, H, W); classes are three lists: true, and as the surrogate sees them.
+        """
         attacked = self.attacked_test[run]
-        return None if attacked is None else (self.test[:10].cpu(), attacked[:10].cpu())
+        if attacked is None:
+            return None
+        classes = [self.test_labels[:SHOWN].tolist(), *self.seen[run]]
+        return self.test[:SHOWN].cpu(), attacked[:SHOWN].cpu(), classes
 
 
 @dataclass
@@ -56,6 +65,7 @@ class Attacked:
     test: object
     offset: int  # where its training images begin in the pool
     test_images: torch.Tensor
+    seen: list  # what the surrogate takes the first SHOWN test images for, clean and attacked
     warnings: list
 
 
@@ -101,6 +111,7 @@ def build_images(configs, dataset, device, say=print):
         test,
         torch.from_numpy(dataset.test_labels).to(device),
         [attacked and attacked.test_images for attacked in mine],
+        [attacked and attacked.seen for attacked in mine],
         reports,
     )
 
@@ -112,7 +123,11 @@ def attack(config, dataset, wanted, offset, device, say):
     every = np.arange(len(dataset.test_labels))
     test = attacked_set(config, dataset, "test", every, model, say)
     warnings = quality.warnings_of(config, dataset, test, model)
-    attacked = Attacked(train, test, offset, from_levels(test.pixels, device), warnings)
+    images = from_levels(test.pixels, device)
+    with torch.no_grad():
+        first = to_float(dataset.test_images[:SHOWN], device), images[:SHOWN]
+        seen = [model(part).argmax(-1).tolist() for part in first]
+    attacked = Attacked(train, test, offset, images, seen, warnings)
     folder = attacked_folder(config, dataset, model)
     write_json(folder / "report.json", quality.figures(dataset, attacked, train.index))
     return attacked

@@ -12,6 +12,15 @@ import pandas as pd
 
 from store.files import write_atomic
 
+ZOOMED = 15  # points of accuracy that an axis shows, below which it says so
+# of the prune types; others have the last
+STYLES = {
+    "lt": "-", "reinit": "--", "shuffle": ":", "random": "-.",
+    "finetune": (0, (5, 1, 1, 1, 1, 1)), "rewind_lr": (0, (8, 2, 2, 2)),
+    "reinit_chain": (0, (2, 3)), "shuffle_chain": (0, (8, 3)),
+}  # fmt: skip
+OTHER_STYLE = (0, (1, 3))
+
 
 @dataclass(frozen=True, eq=False)
 class Line:
@@ -77,7 +86,7 @@ def draw_panel(axis, lines, title="", ylabel="", declared=None, limits=None):
     are, so that panels can be compared, and every line is on the scale.
     """
     lines = [line for line in lines if line.numbers["mean"].notna().any()]
-    draw_lines(axis, lines, "density_percent", faint(lines) if limits else 0.15)
+    draw_lines(axis, lines, "density_percent", faint(lines))
     # a difference that stands out is what the panel is for
     all_told = limits or ylabel.startswith("difference")
     within = lines if all_told else _without_outlier(lines)
@@ -97,11 +106,14 @@ def draw_panel(axis, lines, title="", ylabel="", declared=None, limits=None):
         ends = max(declared) * 1.05, min(declared) / 1.05
         axis.axvspan(*ends, color="0.93", zorder=0, linewidth=0)
     remaining_axis(axis, pd.concat([line.numbers.density_percent for line in lines]))
-    axis.set(title=textwrap.fill(title, 48), ylabel=ylabel)
+    # beside panels of 0 to 100 a narrow one is easily misread
+    zoomed = ", zoomed" if ylabel == "accuracy (%)" and np.ptp(axis.get_ylim()) < ZOOMED else ""
+    axis.set(title=textwrap.fill(title, 48), ylabel=ylabel + zoomed)
 
 
 def _without_outlier(lines):
-    """The lines, but for those of one of three colours if they take most of the height.
+    """The lines, but for those of one of three colours if they lie so far below the others that
+    they take most of the height.
 
     Nets trained on attacked images only can learn another task altogether.
     """
@@ -113,7 +125,9 @@ def _without_outlier(lines):
     if len(colours) < 3:
         return lines
     rest = min(([line for line in lines if line.colour != c] for c in colours), key=height)
-    return rest if height(lines) > 3 * max(height(rest), 2) else lines
+    least = pd.concat([line.numbers["mean"] for line in rest]).min()
+    poor = all(line.numbers["mean"].max() < least for line in lines if line not in rest)
+    return rest if poor and height(lines) > 3 * max(height(rest), 2) else lines
 
 
 def remaining_axis(axis, densities):
@@ -146,21 +160,29 @@ def legend_below(figure, axis=None, title=None, key=None):
     figure.legend(handles, labels, title=title, loc="outside lower center", ncols=columns)
 
 
-def draw_samples(clean, attacked, path):
+def draw_samples(clean, attacked, classes, path):
     """Clean images over their attacked versions over the difference (gray is none), as a PNG.
 
-    clean, attacked: (N, C, H, W) in [0, 1].
+    clean, attacked: (N, C, H, W) in [0, 1]; classes: three lists of N numbers: the true class, and
+    what the surrogate takes each clean and each attacked image for, written above it.
     """
     from matplotlib.figure import Figure
 
     clean, attacked = (np.asarray(images).transpose(0, 2, 3, 1) for images in (clean, attacked))
     largest = max(float(np.abs(attacked - clean).max()), 1e-9)
     difference = (attacked - clean) / (2 * largest) + 0.5
-    picture = np.vstack([np.hstack(images) for images in (clean, attacked, difference)])
-    figure = Figure(figsize=(len(clean), 3.4), layout="constrained")
-    axis = figure.subplots()
-    axis.imshow(picture, cmap="gray", vmin=0, vmax=1)
+    figure = Figure(figsize=(len(clean), 4.1), layout="constrained")
+    axes = figure.subplots(3, len(clean), squeeze=False)
+    for number, column in enumerate(axes.T):
+        rows = zip(column, (clean, attacked, difference), strict=True)
+        for axis, images in rows:
+            axis.imshow(images[number], cmap="gray", vmin=0, vmax=1)
+            axis.set(xticks=[], yticks=[])
+        true, before, after = (part[number] for part in classes)
+        column[0].set_title(f"{true} seen as {before}", fontsize=8)
+        colour = "tab:red" if after != true else "0.2"
+        column[1].set_title(f"as {after}", fontsize=8, color=colour)
     names = ("clean", "attacked", f"difference\n(±{largest:.3f})")
-    axis.set(xticks=[])
-    axis.set_yticks(clean.shape[1] * np.array([0.5, 1.5, 2.5]), names)
+    for axis, name in zip(axes[:, 0], names, strict=True):
+        axis.set_ylabel(name)
     figure.savefig(path, dpi=120, format="png")

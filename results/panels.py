@@ -2,10 +2,8 @@
 
 from results.answer import TRANSFER
 from results.declared import FEWEST
-from results.figures import Line, draw_panel, legend_below, new_figure, palette
+from results.figures import OTHER_STYLE, STYLES, Line, draw_panel, legend_below, new_figure, palette
 from results.table import column_title
-
-STYLES = ("-", "--", ":", "-.")  # of the prune types
 
 
 def draw(study):
@@ -64,7 +62,7 @@ def _draw_cell(study, axis, panel, word, lines):
 
 
 def _styles(study):
-    return dict(zip(study.words.get("prune_type", ()), STYLES, strict=False))
+    return {kind: STYLES.get(kind, OTHER_STYLE) for kind in study.words.get("prune_type", ())}
 
 
 def _colours(study, by, lines):

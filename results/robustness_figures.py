@@ -18,20 +18,19 @@ from config import RunConfig, attack_settings, own_ticket
 from results import figures
 from results.declared import FEWEST
 from results.stats import summarise
-from results.table import arm_labels, by_seed, in_order
+from results.table import arm_labels, by_seed, images_in_words, in_order
 
 CLEAN = "clean_of_examples"  # of the images that are attacked
 LIMITS = (-2, 102)  # of every panel in percent, so that panels can be compared
 DENSITIES = 3  # of the curves against epsilon, the dense net included
-# words of the prune types, and how their lines look; others have a name and a look of their own
-PRUNED = {
-    "lt": ("ticket: rewound to its own first weights", "-"),
-    "reinit": ("fresh weights under the ticket's masks", "--"),
-    "shuffle": ("own first weights under shuffled masks", ":"),
-    "random": ("pruned at random", "-."),
-    "finetune": ("pruned without rewinding", (0, (5, 1, 1, 1, 1, 1))),
-    "reinit_chain": ("fresh weights each round", (0, (2, 3))),
-    "shuffle_chain": ("masks shuffled each round", (0, (8, 3))),
+PRUNED = {  # the prune types in words; others have their name
+    "lt": "ticket: rewound to its own first weights",
+    "reinit": "fresh weights under the ticket's masks",
+    "shuffle": "own first weights under shuffled masks",
+    "random": "pruned at random",
+    "finetune": "pruned without rewinding",
+    "reinit_chain": "fresh weights each round",
+    "shuffle_chain": "masks shuffled each round",
 }
 
 
@@ -72,7 +71,8 @@ def arms_in_words(configs):
     bases, words = list(map(alike, configs)), []
     for config, label in zip(configs, arm_labels(bases), strict=True):
         _, *parts = label.split(", ")
-        said = ("clean", f"{config.attack} ", "attack_mode=", "trades_beta=")
+        images = images_in_words(config.attack, config.mix_ratio)
+        said = (images, "attack_mode=", "trades_beta=")
         if config.adversarial or not config.mix_ratio:  # what nothing was trained on
             said += ("surrogate=", "surrogate_epochs=", "attack_seed=")
         pairs = [part.partition("=") for part in parts if not part.startswith(said)]
@@ -120,7 +120,7 @@ def too_short(settings):
 
 def prune_words(kind):
     """(words, line style) of a prune type."""
-    return PRUNED.get(kind, (kind.replace("_", " "), (0, (3, 1, 1, 1, 1, 1))))
+    return PRUNED.get(kind, kind.replace("_", " ")), figures.STYLES.get(kind, figures.OTHER_STYLE)
 
 
 def seeds_in_words(table):

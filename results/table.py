@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pandas as pd
 
-from attacks import PARAMETERS
+from attacks import PARAMETERS, tested_by
 from config import all_flags
 from store.runfolder import ROUND_COLUMNS, RunFolder, read_epochs, read_rounds
 from store.saved import saved_run
@@ -191,7 +191,7 @@ def column_title(column):
 
 
 def arm_labels(configs):
-    """A name for each run's arm, of what tells these arms apart: "lt, fgsm 0.5, lr=0.01".
+    """A name for each run's arm, of what tells these arms apart: "lt, 50 % fgsm, lr=0.01".
 
     What varies is named. Only the attack's own parameters and norm may go unnamed, where each
     attack has one value; its surrogate, where all attacked runs have one.
@@ -204,13 +204,14 @@ def arm_labels(configs):
     # what is left out of an arm's flags: at its default, or a seed that follows --seed
     unsaid = {name: "seed" for name in named}
     unsaid |= {flag.name: str(flag.default) for flag in all_flags() if flag.late}
+    tested = {config.attack for config in configs if not config.mix_ratio}
     labels = {}
     for config, key in zip(configs, keys, strict=True):
         words = [config.prune_type]
         if apart:
-            share = "" if config.mix_ratio else " (clean)"
-            images = f"{config.attack} {config.mix_ratio:g}{share}"
-            words.append(images if config.attack else "clean")
+            words.append(images_in_words(config.attack, config.mix_ratio))
+            if len(tested) > 1 and config.attack in tested - {None} and not config.mix_ratio:
+                words[-1] += f" (tested with {config.attack})"
         for name in others:
             value = f"{name}={key.get(name, unsaid[name])}"
             words.append(ticket_words(config) if name == "ticket_arm" else value)
@@ -218,6 +219,14 @@ def arm_labels(configs):
             words.append(f"file {config.data_id[:8] or config.dataset}")
         labels[tuple(key.items())] = ", ".join(words)
     return [labels[tuple(key.items())] for key in keys]
+
+
+def images_in_words(attack, mix_ratio):
+    """What training images a run has: "clean data", "50 % fgsm", "50 % left out"."""
+    if not mix_ratio:
+        return "clean data"
+    kind = attack if tested_by(attack) == attack else "left out"
+    return f"{100 * mix_ratio:g} % {kind}"
 
 
 def _tells(name, keys):

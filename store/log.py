@@ -92,7 +92,7 @@ class Log:
         lines = [f"    {name}: {value}" for name, value in config.flags().items()]
         self.writer().add_text("flags", "\n".join(lines))
         if samples:
-            rows = [torch.cat(list(images), dim=2) for images in samples]
+            rows = [torch.cat(list(images), dim=2) for images in samples[:2]]
             self.writer().add_image("attacked test images", torch.cat(rows, dim=1).numpy())
 
     @never_fatal

@@ -90,7 +90,7 @@ def test_every_epoch_and_layer_is_drawn(trained):
     first = read_csv(f"{table.folder.iloc[0]}/epochs.csv")
     assert [float(value) for line in losses for value in line] == [r["train_loss"] for r in first]
     layers = plots.density_figure(table, "x").axes[0].lines
-    assert [line.get_label() for line in layers] == ["fc1", "fc2", "fc3"]
+    assert [line.get_label() for line in layers] == ["every layer (3)"]  # one diagonal
     assert layers[0].get_ydata() == pytest.approx([100, 50, 25], abs=0.1)
 
 
@@ -101,7 +101,7 @@ def test_arms_are_what_differs_but_the_seed(tmp_path):
     fake_run(tmp_path, [90.0] * 5, mix_ratio=0.5)
     table = load(f"{tmp_path}/*")
     counts = table.groupby("arm", observed=True).folder.nunique().to_dict()
-    assert counts == {"lt, clean": 2, "reinit, clean": 2, "lt, fgsm 0.5": 1}
+    assert counts == {"lt, clean data": 2, "reinit, clean data": 2, "lt, 50 % fgsm": 1}
 
 
 @pytest.mark.parametrize(
@@ -211,16 +211,30 @@ def test_long_labels_fit():
     assert figure.legends[0].get_window_extent().width < figure.bbox.width
 
 
-def test_the_sample_picture_shows_three_rows(tmp_path):
+def test_the_sample_picture_shows_three_rows_and_what_is_seen(tmp_path, monkeypatch):
+    from matplotlib.axes import Axes
     from matplotlib.image import imread
 
-    clean = np.zeros((10, 3, 8, 8))
-    figures.draw_samples(clean, clean + 0.5, tmp_path / "samples.png")
-    picture = imread(tmp_path / "samples.png")
-    height, width = picture.shape[:2]
-    # a tenth of the width is a column; the middle of the fifth image of each row
-    shades = [float(picture[int(height * y), int(width * 0.55), 0]) for y in (0.17, 0.5, 0.83)]
-    assert shades == pytest.approx([0, 0.5, 1], abs=0.02)
+    said, whole = [], Axes.set_title
+    monkeypatch.setattr(Axes, "set_title", lambda *a, **k: (said.append(a[1]), whole(*a, **k))[1])
+    clean, classes = np.full((10, 3, 8, 8), 0.75), [list(range(10)), [1] * 10, [7] * 10]
+    figures.draw_samples(clean, clean - 0.5, classes, tmp_path / "samples.png")
+    assert said[:2] == ["0 seen as 1", "as 7"] and said[-1] == "as 7" and len(said) == 20
+    picture = imread(tmp_path / "samples.png")[:, :, 0]
+    column = picture[:, (abs(picture - 0.25) < 0.02).sum(0).argmax()]  # through three images
+    shades = [column[n] for n in range(len(column)) if (column[n : n + 40] == column[n]).all()]
+    order = [shade for n, shade in enumerate(shades) if n == 0 or shade != shades[n - 1]]
+    # between them the white of the page
+    assert [s for s in order if s < 0.9] == pytest.approx([0.75, 0.25, 0], abs=0.02)
+
+
+def test_arms_that_differ_in_prune_type_alone_share_a_colour():
+    looks = plots.looks_of(["lt, clean data", "reinit, clean data", "lt, 50 % fgsm"])
+    assert looks["lt, clean data"][0] == looks["reinit, clean data"][0] != looks["lt, 50 % fgsm"][0]
+    assert looks["lt, clean data"][1] == looks["lt, 50 % fgsm"][1] == "-"
+    assert looks["reinit, clean data"][1] == "--"
+    alone = plots.looks_of(["lt", "reinit"])
+    assert alone["lt"][0] != alone["reinit"][0]
 
 
 # What is no run --------------------------------------------------------------------------------

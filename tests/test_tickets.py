@@ -548,7 +548,7 @@ def test_two_runs(runs, tmp_path, capsys):
     assert [(row["round"], row["layer"]) for row in rows] == [
         (number, layer) for number in range(3) for layer in ("fc1", "fc2", "total")
     ]
-    assert {(row["a"], row["b"]) for row in rows} == {("clean", "fgsm 0.5")}
+    assert {(row["a"], row["b"]) for row in rows} == {("clean data", "50 % fgsm")}
     assert rows[0]["z"] == "" and rows[0]["jaccard"] == 1.0  # dense
     assert (
         rows[-1]["z"] > rows[-1]["z_given_theta0"]
@@ -623,10 +623,9 @@ def test_groups(runs, tmp_path, capsys):
         and row["p"] == row["smallest_p"] == 0.125
     )
     text = capsys.readouterr().out
-    assert (
-        "clean (a) against fgsm 0.5 (b)" in text and "0.05" in text and "different theta_0" in text
-    )
-    assert "clean s0 o0" in {line["a"] for line in read_csv(tmp_path / "overlap.csv")}
+    assert "clean data (a) against 50 % fgsm (b)" in text
+    assert "0.05" in text and "different theta_0" in text
+    assert "clean data s0 o0" in {line["a"] for line in read_csv(tmp_path / "overlap.csv")}
     assert (tmp_path / "groups.png").exists() and (tmp_path / "first_layer.pdf").exists()
     assert not (tmp_path / "beside.csv").exists()
     # the range of z over the pairs between the groups, of other orders
@@ -658,7 +657,7 @@ def test_controls_beside_the_groups(runs, tmp_path, capsys):
     assert noise["b_jaccard"] == pytest.approx(groups[2]["between"])
     text = capsys.readouterr().out
     assert "note: pgd: a, b and it have 1 theta_0 in common" in text
-    assert "nothing here says that fgsm 0.5 is special" in text
+    assert "nothing here says that 50 % fgsm is special" in text
     kinds = pd.read_csv(tmp_path / "out" / "overlap.csv").kind
     assert set(kinds) == {"within", "between", "beside"}
 
@@ -751,13 +750,13 @@ def labels(*commands):
 
 
 def test_labels_name_what_differs():
-    assert labels("--seed=1", "--seed=1 --attack=pgd") == ["clean", "pgd 1"]
+    assert labels("--seed=1", "--seed=1 --attack=pgd") == ["clean data", "100 % pgd"]
     assert labels("--seed=1", "--seed=2") == ["s1", "s2"]
     assert labels("--order_seed=1", "--seed=2") == ["s0 o1", "s2 o2"]
     assert labels("--lr=0.1", "--prune_type=random") == ["lt, lr=0.1", "random, lr=0.0012"]
     assert labels("--seed=3", "--seed=3") == ["", ""]
     mixed = labels("--seed=0", "--attack=pgd --epsilon=0.1", "--attack=pgd --epsilon=0.2")
-    assert mixed[1:] == ["pgd 1, epsilon=0.1", "pgd 1, epsilon=0.2"] and "clean" in mixed[0]
+    assert mixed[1:] == ["100 % pgd, epsilon=0.1", "100 % pgd, epsilon=0.2"] and "clean" in mixed[0]
 
 
 def test_many_rounds_are_in_one_order(tmp_path):
