@@ -539,6 +539,14 @@ def test_the_page_renders_in_a_browser(pages, tmp_path):
         assert "CONSOLE" not in done.stderr, done.stderr
 
 
+def test_every_link_of_the_page_resolves(pages):
+    text = (pages / "report.html").read_text()
+    links, ids = re.findall(r'href="([^"]+)"', text), set(re.findall(r'id="([^"]+)"', text))
+    assert len(links) > 8 and len(ids) >= 2
+    for link in links:
+        assert link[1:] in ids if link.startswith("#") else (pages / link).exists(), link
+
+
 @pytest.mark.parametrize("damage", ["{", "[]", '{"question": 1}', '{"figure": "../../x"}'])
 def test_a_damaged_result_of_another_experiment(made, pages, capsys, damage):
     before = (pages / "report.html").read_bytes()
