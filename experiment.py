@@ -27,7 +27,6 @@ from engine.machine import bf16_ratio, pick_device, set_threads
 from engine.place import Keeper
 from engine.signals import Interrupted, stop
 from engine.timing import pace, seconds_left
-from pruning import PRUNE_TYPES
 from store.files import load_tensors, misfit, write_json
 from store.runfolder import RunFolder, load_masks, read_rounds
 from store.saved import provenance
@@ -229,6 +228,12 @@ def train_round(lab, cohort, runs, number, bars):
             return fit(cohort, lab.images.train, configs, number, bars, keeper)
     except Stopped:
         raise Interrupted(stop.signal) from None
+    except ValueError as error:
+        if "more than 1 value per channel" not in str(error):
+            raise
+        what = f"batch-norm in {configs[0].arch_type} has one value a channel where a batch is one"
+        right = "a --batch_size of 2 or more, or larger images, are needed"
+        raise UserError(f"{what} image of this size: {right}") from None
 
 
 def test_round(lab, cohort, runs, number, trained):
@@ -361,7 +366,8 @@ def advance(lab, run, number, trained, rewind, batch):
     if number == 0:
         progress.rewind = rewind
     oneshot = config.prune_schedule == "oneshot"
-    if (oneshot and number == 0) or (not oneshot and PRUNE_TYPES[config.prune_type].goes_on):
+    goes_on = pruning.PRUNE_TYPES[config.prune_type].goes_on
+    if (oneshot and number == 0) or (not oneshot and goes_on):
         checkpoint.trained = trained
     if number + 1 < config.prune_iterations:
         source = checkpoint.trained if oneshot else trained

@@ -85,17 +85,18 @@ def fit(cohort, data, configs, round_number, watcher=None, keeper=None):
                 look()
                 at.check(epoch * steps + step, *validated.clone(), cohort)
                 cohort.model.train()
-            if keeper and keeper.stopping and step < steps:
+            if keeper and step < steps and (keeper.stopping or keeper.late()):
                 keeper.keep(at.partials(cohort, stepper, round_number, epoch, step))
-                raise Stopped
+                if keeper.stopping:
+                    raise Stopped
         losses = stepper.losses.cpu()
         _raise_if_diverged(losses, at.checks, cohort, round_number, epoch, configs)
         at.end_epoch(epoch, losses)
         if round_number == 0 and epoch + 1 == config.first_epoch(1):
             at.rewind = cohort.state()
         watcher.epoch(epoch, at.rows)
-        due = epoch + 1 < config.end_iter and keeper and keeper.due(epoch + 1)
-        if keeper and (keeper.stopping or due):
+        # after the last one too, so that a kill while the net is tested loses no training
+        if keeper and (keeper.stopping or keeper.due(epoch + 1)):
             keeper.keep(at.partials(cohort, stepper, round_number, epoch + 1, 0))
             if keeper.stopping:
                 raise Stopped

@@ -146,7 +146,8 @@ def keep_best(best, cohort, better):
 
 
 class Keeper:
-    """Keeps where in a round a cohort is: a kill loses the epoch in hand at most, a signal nothing.
+    """Keeps where in a round a cohort is: a kill loses the epoch in hand, of a long one its last
+    minute, a signal nothing.
 
     begin: what the runs kept when they were stopped, for the first round that asks; write: called
     with R Partials. Every `freq` epochs, but where epochs are short only so often that a twentieth
@@ -154,6 +155,7 @@ class Keeper:
     """
 
     SHARE = 20
+    LONG = 60.0  # seconds of an epoch after which its steps are kept too
 
     def __init__(self, begin, write, freq):
         self.begin, self.write, self.freq = begin, write, freq
@@ -168,6 +170,10 @@ class Keeper:
         """Whether to keep the state after `epoch` epochs of the round."""
         rested = time.monotonic() - self.last >= self.SHARE * self.cost
         return epoch % self.freq == 0 and rested
+
+    def late(self):
+        """Whether to keep the state within an epoch."""
+        return time.monotonic() - self.last >= max(self.LONG, self.SHARE * self.cost)
 
     def keep(self, partials):
         """Write each run's state."""

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from store.files import load_state, of_the_system, save_state
-from utils import UserError, fingerprint
+from utils import UserError, fingerprint, hash8
 
 
 @dataclass
@@ -88,8 +88,23 @@ def total(tensors):
 
 
 def save(path, state, run):
-    """Write a Checkpoint or Partial of the run that the hash `run` stands for, atomically."""
-    save_state(path, {"run": run, **vars(state)})
+    """Write a Checkpoint or Partial of the run that the hash `run` stands for, atomically.
+
+    A digest of all that it holds goes with it: a file that was edited is no state that a run had.
+    """
+    whole = {"run": run, **vars(state)}
+    save_state(path, whole | {"digest": digest(whole)})
+
+
+def digest(value):
+    """Eight hex digits that stand for nested dicts, lists, numbers, texts and tensors."""
+    if hasattr(value, "numpy"):
+        return fingerprint(value.detach().cpu().contiguous())
+    if isinstance(value, dict):
+        return hash8(["dict", *((name, digest(value[name])) for name in sorted(value))])
+    if isinstance(value, list | tuple):
+        return hash8([type(value).__name__, *map(digest, value)])
+    return hash8([type(value).__name__, repr(value)])
 
 
 def load(path, kind, run):
@@ -101,6 +116,9 @@ def load(path, kind, run):
         state = load_state(path)
         if state["run"] != run:
             raise ValueError("it is another run's")
+        # what older versions wrote has none
+        if "digest" in state and state.pop("digest") != digest(state):
+            raise ValueError("what it holds is not what was written")
         return kind(**{part.name: state[part.name] for part in dataclasses.fields(kind)})
     except Exception as error:  # torch, zipfile and pickle each raise their own types
         if of_the_system(error):

@@ -378,3 +378,62 @@ def test_a_stream_without_plus_minus_gets_a_question_mark(runs, tmp_path):
         timeout=120,
     )
     assert done.returncode == 0 and list((tmp_path / "out").glob("*.png"))
+
+
+@pytest.fixture(scope="module")
+def between(tmp_path_factory):
+    """A run that was stopped after its first round."""
+    folder = tmp_path_factory.mktemp("between")
+    import experiment
+
+    whole = experiment.end_round
+
+    def stop(*args):
+        whole(*args)
+        raise KeyboardInterrupt
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(experiment, "end_round", stop)
+        assert main.main([f"--runs_dir={folder}", *FLAGS]) == 130
+    return next(folder.iterdir())
+
+
+def wrong_types(state):
+    state["epochs"], state["masks"] = "none", [1, 2]
+
+
+@pytest.mark.parametrize(
+    "edit",
+    [
+        lambda state: state.update(masks={n: ~mask for n, mask in state["masks"].items()}),
+        lambda state: state["masks"]["net.fc1.weight"].random_(0, 2),
+        lambda state: state["rounds"][0].update(test_accuracy=99.0),
+        wrong_types,
+    ],
+    ids=["inverted masks", "random masks", "another accuracy", "wrong types"],
+)
+def test_a_checkpoint_that_was_edited_is_refused(edit, between, tmp_path, capsys):
+    """Defect: the next round trained under inverted or random masks, and other types were
+    tracebacks.
+    """
+    run = shutil.copytree(between, tmp_path / between.name)
+    state = load_state(run / "checkpoint.pt")
+    edit(state)
+    save_state(run / "checkpoint.pt", state)
+    assert main.main([f"--runs_dir={tmp_path}", *FLAGS]) == 2
+    told = capsys.readouterr().err
+    assert "what it holds is not what was written" in told and told.count("\n") == 1
+    assert load_state(run / "checkpoint.pt")["digest"] == state["digest"]  # left as it was
+
+
+def test_batch_norm_of_one_value_a_channel_is_one_line(tmp_path, monkeypatch, capsys):
+    """Defect: --batch_size=1 on small images was a traceback of torch's."""
+    import experiment
+
+    def fit(*args):
+        return torch.nn.BatchNorm2d(3).train()(torch.zeros(1, 3, 1, 1))
+
+    monkeypatch.setattr(experiment, "fit", fit)
+    assert main.main([f"--runs_dir={tmp_path}", *FLAGS, "--batch_size=1"]) == 2
+    told = capsys.readouterr().err
+    assert "a --batch_size of 2 or more" in told and told.count("\n") == 1

@@ -3,6 +3,7 @@ one process at a time works on it.
 """
 
 import errno
+import functools
 import json
 import multiprocessing
 import os
@@ -17,6 +18,7 @@ import torch
 from torch import nn
 
 import engine.place
+import experiment
 import main
 import pruning
 import study.cohorts
@@ -24,6 +26,7 @@ import study.local as local
 import study.plan
 import train
 from engine.cohort import Cohort
+from engine.compiled_step import CompiledStepper
 from engine.place import Keeper
 from engine.signals import Stop, stop
 from helpers import (
@@ -110,6 +113,8 @@ class StopAfter:
 
     def due(self, epoch):
         return False
+
+    late = functools.partialmethod(due, 0)
 
     def keep(self, states):
         self.states = states
@@ -205,6 +210,61 @@ def test_saving_takes_a_twentieth_of_the_time_at_most(monkeypatch):
             keeper.keep([{}])
             saved.append(epoch)
     assert saved[:3] == [2, 10, 18] and all(epoch % 2 == 0 for epoch in saved)
+
+
+class Killed(BaseException):
+    """What ends a process with no time for anything."""
+
+
+def test_a_kill_while_a_round_is_tested_loses_no_training(tmp_path, monkeypatch):
+    """Defect: the epochs since the last save, the last one always, were trained again."""
+    begun, whole = [], experiment.fit
+
+    def fit(*args):
+        begun.append(args[-1].begin and args[-1].begin[0].epoch)
+        return whole(*args)
+
+    def die(*args):
+        raise Killed
+
+    assert go(tmp_path / "whole") == 0
+    monkeypatch.setattr(experiment, "fit", fit)
+    with monkeypatch.context() as patch:
+        patch.setattr(Keeper, "SHARE", 0)
+        patch.setattr(experiment, "test_round", die)
+        with pytest.raises(Killed):
+            go(tmp_path / "cut")
+    assert go(tmp_path / "cut") == 0
+    assert begun == [None, 3, None, None]  # of three epochs none is left to train
+    whole, cut = (next((tmp_path / name).iterdir()) for name in ("whole", "cut"))
+    same(numbers(cut), numbers(whole))
+
+
+def test_a_kill_within_a_long_epoch_loses_its_last_minute(tmp_path, monkeypatch):
+    """Defect: epochs of minutes, killed again and again, never came to their end."""
+    assert go(tmp_path / "whole") == 0
+    steps, whole = [], experiment.Bars.step
+
+    def step(self, epoch, at, count):
+        whole(self, epoch, at, count)
+        steps.append((epoch, at))
+        if len(steps) == 7:
+            raise Killed
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Keeper, "LONG", 0)
+        patch.setattr(Keeper, "SHARE", 0)
+        patch.setattr(CompiledStepper, "WEIGHTS_AT_ONCE", 1)  # one step at a time
+        patch.setattr(experiment.Bars, "step", step)
+        with pytest.raises(Killed):
+            go(tmp_path / "cut")
+        kept = torch.load(next((tmp_path / "cut").glob("*/partial.pt")), weights_only=True)
+        assert (kept["epoch"], kept["step"]) == (0, 6)
+        steps.append(None)  # no more kills
+        assert go(tmp_path / "cut") == 0
+    assert steps[8] == (0, 7)  # it went on after step 6
+    whole, cut = (next((tmp_path / name).iterdir()) for name in ("whole", "cut"))
+    same(numbers(cut), numbers(whole))
 
 
 @pytest.mark.parametrize("damage", ["cut", "empty", "foreign"])
