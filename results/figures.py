@@ -33,10 +33,13 @@ class Line:
 
 
 def use_theme():
-    """seaborn's look, for every figure that is drawn after it."""
+    """seaborn's look, for every figure that is drawn after it.
+
+    A dollar is a dollar: names of folders are no mathematics.
+    """
     import seaborn
 
-    seaborn.set_theme(style="whitegrid", context="paper")
+    seaborn.set_theme(style="whitegrid", context="paper", rc={"text.parse_math": False})
 
 
 def palette(count, ordered=False):

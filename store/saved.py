@@ -8,6 +8,7 @@ import platform
 import subprocess
 from pathlib import Path
 
+from attacks import ATTACKS
 from config import RunConfig, all_flags, present_names
 from utils import UserError, number, seed_number, whole, words
 
@@ -42,6 +43,12 @@ def check_flags(flags):
     for flag in all_flags():
         if not _can_be(flag, flags.get(flag.name, flag.default)):
             raise ValueError(f"{flag.name} is {flags[flag.name]!r}")
+    attack, norm = flags.get("attack") or "fgsm", flags.get("norm", "linf")
+    if "norm" in flags and norm not in ATTACKS[attack]:
+        raise ValueError(f"norm is {norm!r}, and {attack} has {' and '.join(ATTACKS[attack])}")
+    for name in ATTACKS[attack][norm].defaults if "norm" in flags else ():
+        if flags.get(name, True) is None:
+            raise ValueError(f"{name} is None, and {attack} has one")
 
 
 def saved_run(folder):

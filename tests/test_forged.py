@@ -190,6 +190,9 @@ FORGED = {
     ),
     "text for a column of its own": (rows_with("rounds.csv", gradient_norm="x"), [run_plots]),
     "text for an accuracy": (rows_with("rounds.csv", whitebox_fgsm_accuracy="abc"), [run_plots]),
+    "a norm that its attack lacks": (flags_with(norm="l2"), [run_evaluate, run_plots]),
+    "no norm": (flags_with(norm=None), [run_evaluate]),
+    "no radius": (flags_with(epsilon=None), [run_evaluate, run_resume]),
     "a path for a round": (rows_with("rounds.csv", round="../0"), [run_plots, run_evaluate]),
     "no training loss": (rows_without("epochs.csv", "train_loss"), [run_plots]),
 }

@@ -202,6 +202,16 @@ def test_an_unfinished_run_keeps_the_other_rounds(tmp_path, draws, capsys):
     assert [row["density"] for row in rows] == DENSITIES
 
 
+def test_a_dollar_in_a_name_is_no_mathematics(tmp_path):
+    """Defect: a folder called $\\frac$ was a traceback of matplotlib's."""
+    figures.use_theme()
+    figure, (axis,) = figures.new_figure(r"$\frac$")
+    axis.plot([1, 2], [1, 2], label=r"$\frac$ and $x")
+    figures.plain_log_axis(axis)
+    figures.legend_below(figure, axis)
+    figures.save_figure(figure, tmp_path / "x")
+
+
 def test_long_labels_fit():
     figure, (axis,) = figures.new_figure("x")
     label = ", ".join(f"flag_{number}=value" for number in range(20))
