@@ -5,10 +5,11 @@ A small study whose driver and workers are killed at random moments, against an 
     python benchmarks/soak.py --kills=200        # half an hour on two cores; saves soak.json
     python benchmarks/soak.py --kills=6 --quick  # to see that it works; saves nothing
 
-Each kill is a SIGKILL, of the driver or of one of its workers; a killed driver is started again
-with the same command. A study that ends before the last kill is compared and begun anew. Every
-number of every run must be equal: tables (but for `seconds`), masks, weights. Exit code 1 if one
-differs or a study is stuck.
+Each kill is a SIGKILL, of the driver or of one of its workers, whether it trains the surrogate,
+attacks, trains or tests; a killed driver is started again with the same command, at times with its
+standard output or error closed. Each study begins with an empty cache. A study that ends before the
+last kill is compared and begun anew. Every number of every run must be equal: tables (but for
+`seconds`), masks, weights. Exit code 1 if one differs or a study is stuck.
 """
 
 import argparse
@@ -29,9 +30,11 @@ sys.path.insert(0, str(ROOT))
 from store.files import load_tensors, read_csv, write_json
 from store.saved import provenance
 
+# a surrogate of some seconds, and tests that take as long as training, so that kills fall there too
 STUDY = [
-    "--dataset=digits", "--attack=noise", "--surrogate=fc1", "--surrogate_epochs=4", "--prune_type",
-    "lt", "reinit", "--mix_ratio=0.5", "--workers=2",
+    "--dataset=digits", "--attack=fgsm", "--surrogate=conv2", "--surrogate_epochs=3",
+    "--eval_attacks", "fgsm", "pgd", "--prune_type", "lt", "reinit", "--mix_ratio=0.5",
+    "--workers=2",
 ]  # fmt: skip
 SIZE = ["--seed", "0", "1", "--prune_iterations=4", "--end_iter=30"]
 QUICK = ["--seed", "0", "--prune_iterations=3", "--end_iter=20"]
@@ -52,22 +55,17 @@ def main():
     size = QUICK if args.quick else SIZE
     draw, began = random.Random(args.seed), time.time()
     with tempfile.TemporaryDirectory() as folder:
-        command = [
-            sys.executable,
-            str(ROOT / "main.py"),
-            *STUDY,
-            *size,
-            f"--cache_dir={folder}/cache",
-        ]
-        subprocess.run(
-            [*command, f"--runs_dir={folder}/whole"], check=True, stdout=subprocess.DEVNULL
-        )
+        command = [sys.executable, str(ROOT / "main.py"), *STUDY, *size]
+        whole = [f"--runs_dir={folder}/whole", f"--cache_dir={folder}/whole-cache"]
+        subprocess.run([*command, *whole], check=True, stdout=subprocess.DEVNULL)
         expected = {path.name: numbers(path) for path in Path(folder, "whole").iterdir()}
         kills, studies, differing, stuck = {"driver": 0, "worker": 0}, 0, [], 0
         while sum(kills.values()) < args.kills:
-            cut = Path(folder, "cut")
-            shutil.rmtree(cut, ignore_errors=True)
-            stuck += not disturbed([*command, f"--runs_dir={cut}"], kills, args, draw)
+            cut, cache = Path(folder, "cut"), Path(folder, "cut-cache")
+            for old in (cut, cache):
+                shutil.rmtree(old, ignore_errors=True)
+            places = [f"--runs_dir={cut}", f"--cache_dir={cache}"]
+            stuck += not disturbed([*command, *places], kills, args, draw)
             studies += 1
             left = {path.name: numbers(path) for path in cut.iterdir()}
             differing += [name for name in expected if left.get(name) != expected[name]]
@@ -91,7 +89,9 @@ def disturbed(command, kills, args, draw):
     """Run the study to its end through the kills still due; False if it is stuck."""
     last = time.time()
     while True:
-        driver = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+        closed = draw.choice(["", "1>&-", "2>&-", "1>&- 2>&-"])
+        shell = ["bash", "-c", f'exec "$@" {closed}', "bash", *command]
+        driver = subprocess.Popen(shell, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
         while driver.poll() is None:
             if sum(kills.values()) < args.kills:
                 try:
