@@ -53,6 +53,7 @@ def page(results, pictures):
         f"<title>Lottery tickets under attack</title><style>{STYLE}</style></head>\n"
         f"<body><h1>Lottery tickets under attack</h1>\n"
         f"{html_table(verdicts(results), 'verdicts')}<p>{HOW_TO_READ}</p>\n{contents(results)}"
+        f"<p>What each answer rests on</p>\n{html_table(basis(results))}"
         f"{''.join(parts)}</body></html>\n"
     )
 
@@ -82,6 +83,37 @@ def verdicts(results):
     return table
 
 
+def basis(results):
+    """What each answer rests on, a DataFrame: networks, data, schedule, seeds, runs, core-hours."""
+    rows = []
+    for name, saved in results.items():
+        record = saved["record"]
+        flags = [record["shared"] | run["flags"] for run in record["runs"]]
+
+        shares = [100 * one.get("train_fraction", 1) for one in flags]
+        images = [
+            f"{share:g} % of {one['dataset']}" if share < 100 else one["dataset"]
+            for one, share in zip(flags, shares, strict=True)
+        ]
+        static = [one for one in flags if one["mix_ratio"] and one["attack_mode"] == "static"]
+        surrogates = "one a seed" if static else "none"
+        if any(str(one["attack_seed"]) != "seed" for one in static):
+            surrogates = "one"
+        rows.append({
+            "question": name,
+            "networks": ", ".join(dict.fromkeys(one["arch_type"] for one in flags)),
+            "trained on": ", ".join(dict.fromkeys(images)),
+            "rounds x epochs": ", ".join(
+                sorted({f"{one['prune_iterations']} x {one['end_iter']}" for one in flags})
+            ),
+            "seeds": len(saved["runs"]["seeds"]),
+            "surrogates": surrogates,
+            "runs": saved["runs"]["count"],
+            "core-hours": record["hours"],
+        })  # fmt: skip
+    return pd.DataFrame(rows)
+
+
 def markdown(table):
     """A DataFrame as a Markdown table."""
     rows = [list(table.columns), ["---"] * len(table.columns), *table.astype(str).to_numpy()]
@@ -93,7 +125,8 @@ def markdown(table):
 def fill(text, results, path):
     """A Markdown page with its blocks written anew from saved results.
 
-    A block is <!-- verdicts -->, or <!-- expN answer -->, details or paper, up to <!-- end -->.
+    A block is <!-- verdicts -->, <!-- basis -->, or <!-- expN answer -->, details or paper, up to
+    <!-- end -->.
     UserError for a page without a block, a block without its end, or of an experiment that is not
     there.
     """
@@ -104,6 +137,8 @@ def fill(text, results, path):
             raise UserError(f"{path}: <!-- {match[1]} --> has no <!-- end --> before the next one")
         if what == "verdicts":
             body = markdown(verdicts(results).drop(columns="rests on"))
+        elif what == "basis":
+            body = markdown(basis(results))
         else:
             name = what.removeprefix("exp")
             if name not in results or kind not in (["answer"], ["details"], ["paper"]):
@@ -119,7 +154,7 @@ def fill(text, results, path):
                 body = markdown(pd.DataFrame(papers.shown(saved["paper"])))
         return f"<!-- {match[1]} -->\n{body}\n<!-- end -->"
 
-    begin = r"<!-- (verdicts|exp\w+ \w+) -->\n"
+    begin = r"<!-- (verdicts|basis|exp\w+ \w+) -->\n"
     filled, count = re.subn(begin + r"(.*?)<!-- end -->", written, text, flags=re.DOTALL)
     if count != len(re.findall(begin, text)) or not count:
         what = "has a block without <!-- end -->" if count else "has no block to fill"
