@@ -226,7 +226,7 @@ class Study:
             own = column.name in names
             if not own:
                 return column
-            return column.map(lambda word: order.index(next(w for w in order if _heads(w, word))))
+            return column.map(lambda word: order.index(next(w for w in order if heads(w, word))))
 
         rows = rows.sort_values([*names, "round", "seed"], key=place)
         return rows.assign(arm=in_words(rows, names)), names
@@ -373,6 +373,6 @@ def in_words(rows, names):
     return [", ".join(words) for words in rows[names].to_numpy()]
 
 
-def _heads(word, name):
+def heads(word, name):
     """Whether a pair's name begins with a factor's word: "fgsm − cw" with "fgsm"."""
     return name == word or name.startswith(f"{word} − ")

@@ -1,6 +1,6 @@
 """The figure of a study: its panels, once for each value of their facet, and a legend below."""
 
-from results.answer import TRANSFER
+from results.answer import TRANSFER, heads
 from results.declared import FEWEST
 from results.figures import OTHER_STYLE, STYLES, Line, draw_panel, legend_below, new_figure, palette
 from results.table import column_title
@@ -41,7 +41,9 @@ def _draw_cell(study, axis, panel, word, lines):
     for arm, numbers in lines.groupby("arm", sort=False):
         first = numbers.iloc[0]
         style = styles.get(first.get("prune_type"), "-")
-        drawn.append(Line(numbers, colours.get(first.get(by), "0.2"), style, arm))
+        own = str(first.get(by, ""))  # a pair has the colour of its first
+        colour = next((colours[name] for name in colours if heads(name, own)), "0.2")
+        drawn.append(Line(numbers, colour, style, arm))
     column, is_contrast = study.root(panel.shows)
     column = column or study.question.measure
     percent = column == TRANSFER or column.endswith("accuracy")

@@ -183,7 +183,10 @@ QUESTIONS["1"] = Question(
     "result?",
     factors={"prune_type": KIND, "images": IMAGES},
     contrasts={"lt - reinit": Contrast(*WINS, "prune_type", BOTH, answers=True)} | LEADS | DETAILS,
-    panels=(Panel(CLEAN), Panel("lt - reinit"), ATTACKED, Panel(WHITEBOX), Panel(EARLY)),
+    panels=(
+        *map(Panel, (CLEAN, "lt - reinit", "lead, attacked - as many left out", WHITEBOX, EARLY)),
+        ATTACKED,
+    ),
     colour="images",
     varies=("attack", "mix_ratio", "norm", *PARAMETERS),
     notes=lambda study: [*leaking(study), *unmatched(study)],
@@ -220,7 +223,8 @@ QUESTIONS["2"] = Question(
     }
     | DETAILS,
     panels=(
-        *map(Panel, (CLEAN, "lt - reinit", "tickets, attacked - clean data", WHITEBOX)),
+        *map(Panel, (CLEAN, "lt - reinit", "lead, attacked - as many left out", WHITEBOX)),
+        Panel("tickets, attacked - clean data"),
         ATTACKED,
     ),
     colour="images",
