@@ -64,7 +64,7 @@ def read(path):
         if name in NOT_HERE:
             raise UserError(f"--config={path}: {name} is of the command line, not of a file")
         values = [one for one in values if one is not None and one is not False]
-        if values == [True]:
+        if len(values) == 1 and values[0] is True:  # 1 equals True
             words.append(f"--{name}")
         elif len(values) == 1:  # a value that begins with a dash stays a value
             words.append(f"--{name}={values[0]}")

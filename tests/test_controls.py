@@ -199,7 +199,7 @@ def test_it_is_tested_within_its_epsilon_as_a_run_without_an_attack_is(config):
         own = attack_settings(config.replace(epsilon=0.1), name, False)
         without = parse(["--epsilon=0.1"])[0]
         assert own == attack_settings(without, name, False)
-    assert parse(["--preset=original", "--attack=omit", "--mix_ratio=0.5"])[0].epsilon == 0.2
+    assert parse(["--preset=course", "--attack=omit", "--mix_ratio=0.5"])[0].epsilon == 0.2
 
 
 MISTAKES = {

@@ -564,7 +564,7 @@ def test_each_line_of_a_study_says_which_run_it_is_of(cli, tmp_path):
     assert done.returncode == 0, done.stderr
     lines = [line for line in done.stdout.splitlines() if "% of the weights" in line]
     names = [path.name for path in (tmp_path / "runs").iterdir()]
-    assert len(lines) == 4 and all(line.startswith(tuple(names)) for line in lines)
+    assert len(lines) == 6 and all(line.startswith(tuple(names)) for line in lines)
     assert {line.split(": ")[0] for line in lines} == set(names)
 
 

@@ -191,8 +191,8 @@ def test_killed_after_any_epoch_it_goes_on_from_there(tmp_path, monkeypatch):
     monkeypatch.setattr(Keeper, "SHARE", 0)
     while go(tmp_path / "cut") == 130:
         pass
-    assert kept == [(r, e) for r in range(3) for e in (1, 2)]
-    assert began == [None, (0, 1), (0, 2), None, (1, 1), (1, 2), None, (2, 1), (2, 2)]
+    assert kept == [(r, e) for r in range(3) for e in (1, 2, 3)]
+    assert began == [at for r in range(3) for at in (None, (r, 1), (r, 2), (r, 3))]
     same(numbers(next((tmp_path / "cut").iterdir())), numbers(next((tmp_path / "whole").iterdir())))
 
 
@@ -481,9 +481,9 @@ def test_a_signal_while_workers_start_stops_them_all(tmp_path, monkeypatch, dela
     ]
     stop.listen()
     timer = threading.Timer(delay, os.kill, (os.getpid(), signal.SIGTERM))
-    timer.start()
     try:
         with pytest.raises(KeyboardInterrupt):
+            timer.start()  # within: on a busy machine the signal comes at once
             in_processes([[run] for run in runs], 6)
     finally:
         timer.join()

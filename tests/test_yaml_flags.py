@@ -15,12 +15,13 @@ seed: [0, 1]
 epsilon: 8/255
 lr: 1e-3
 augment: false
+end_iter: [1]
 eval_attacks: [fgsm, pgd]
 verbose: true
 ticket: null
 """
 TYPED = ["--dataset=mnist", "--attack=fgsm", "--mix_ratio", "0", "0.5", "--prune_type", "lt",
-         "reinit", "--seed", "0", "1", "--epsilon=8/255", "--lr=1e-3",
+         "reinit", "--seed", "0", "1", "--epsilon=8/255", "--lr=1e-3", "--end_iter=1",
          "--eval_attacks", "fgsm", "pgd", "--verbose"]  # fmt: skip
 
 
