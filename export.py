@@ -8,7 +8,6 @@ python export.py zoo:mnist-fc1-clean@13 -o zoo.pt --weights=theta0
 """
 
 import argparse
-import os
 import sys
 import tempfile
 from collections.abc import Callable
@@ -16,7 +15,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from store import zoo
-from store.files import save_state, save_tensors, write_atomic, write_json
+from store.files import check_writable, save_state, save_tensors, write_atomic, write_json
 from store.runfolder import RunFolder
 from store.saved import saved_run
 from store.ticket import ticket_place
@@ -168,13 +167,7 @@ def check_output(args):
     full = path.exists() if suffixes else path.is_dir() and any(path.iterdir())
     if full and not args.force:
         raise UserError(f"-o {path} is there already: name another, or add --force")
-    parent = next(place for place in path.absolute().parents if place.exists())
-    try:
-        with tempfile.TemporaryDirectory(dir=parent, prefix=".tmp-"):
-            pass
-    except OSError as error:
-        why = f"cannot be written ({os.strerror(error.errno)})"
-        raise UserError(f"-o {path} {why}: name a folder that can") from error
+    check_writable(path, f"-o {path}")
 
 
 def write(path, content):

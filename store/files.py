@@ -12,6 +12,18 @@ from pathlib import Path
 from utils import UserError
 
 
+def check_writable(path, named):
+    """UserError, of what the message calls `named`, unless `path` can be made; nothing stays."""
+    above = next(place for place in path.absolute().parents if place.exists())
+    parent = path if path.is_dir() else above
+    try:
+        with tempfile.TemporaryDirectory(dir=parent, prefix=".tmp-"):
+            pass
+    except OSError as error:
+        why = f"cannot be written ({os.strerror(error.errno)}): name a folder that can"
+        raise UserError(f"{named} {why}") from error
+
+
 def write_atomic(path, write):
     """Call `write(temporary_path)`, then rename the result to `path`. An OSError names `path`.
 

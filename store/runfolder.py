@@ -5,15 +5,14 @@ What reads finished runs needs no code that trains.
 
 import contextlib
 import math
-import os
 import shutil
-import tempfile
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from config import RunConfig
 from store.checkpoint import Checkpoint, Progress, load_checkpoint, load_partial, save, total
 from store.files import (
+    check_writable,
     load_tensors,
     read_csv,
     save_tensors,
@@ -143,14 +142,7 @@ class RunFolder:
 
     def check_writable(self):
         """UserError unless the folder can be made and written; leaves nothing behind."""
-        places = [self.path, *self.path.absolute().parents]
-        parent = next(place for place in places if place.exists())
-        try:
-            with tempfile.TemporaryDirectory(dir=parent, prefix=".tmp-"):
-                pass
-        except OSError as error:
-            why = f"cannot be written ({os.strerror(error.errno)}): name a folder that can"
-            raise UserError(f"--runs_dir: {self.path} {why}") from error
+        check_writable(self.path, f"--runs_dir: {self.path}")
 
     def start(self, config, now, progress, report, draw_samples, say=print):
         """Write what is known before round 0; an existing run keeps what it has.
