@@ -65,7 +65,7 @@ def surrogate(config, dataset, device, say=print):
     (--attack_seed), and keeps its best epoch on the held-out part (attacked/training.py).
     """
     net, recipe = untrained_surrogate(config, dataset), surrogate_recipe(config, dataset)
-    folder = surrogate_folder(config, dataset)
+    folder = surrogate_folder(config, recipe)
     path, partial = folder / "weights.safetensors", folder / "partial.pt"
     with locked(folder):
         state = _load_surrogate(path, net, say)
@@ -85,11 +85,9 @@ def surrogate(config, dataset, device, say=print):
 def kept_surrogate(config, dataset, device):
     """The surrogate as the cache has it, or None; nothing is trained, and nothing is removed."""
     net = untrained_surrogate(config, dataset)
-    try:
-        state = load_tensors(surrogate_folder(config, dataset) / "weights.safetensors")
-    except UserError:
-        return None
-    if misfit(state, net.state_dict()):
+    folder = surrogate_folder(config, surrogate_recipe(config, dataset))
+    state = _state_of(folder / "weights.safetensors", net)
+    if state is None:
         return None
     net.load_state_dict(state)
     return ready(net, device)
@@ -122,10 +120,9 @@ def surrogate_recipe(config, dataset):
     }
 
 
-def surrogate_folder(config, dataset):
-    """Where a surrogate is kept."""
-    name = f"{dataset.name}-{config.surrogate}"
-    recipe = surrogate_recipe(config, dataset)
+def surrogate_folder(config, recipe):
+    """Where the surrogate of a recipe is kept."""
+    name = f"{recipe['dataset']}-{recipe['arch']}"
     return cache_folder(config.cache_dir, "surrogates", name, recipe)
 
 
@@ -140,15 +137,20 @@ def surrogate_epochs(config, dataset):
 def _load_surrogate(path, net, say):
     if not path.exists():
         return None
+    state = _state_of(path, net)
+    if state is None:
+        say(f"note: {path} is damaged and is made again")
+        path.unlink()
+    return state
+
+
+def _state_of(path, net):
+    """The tensors of a file that fit a network; None if it is not there, damaged or another's."""
     try:
         state = load_tensors(path)
-        if not misfit(state, net.state_dict()):
-            return state
     except UserError:
-        pass
-    say(f"note: {path} is damaged and is made again")
-    path.unlink()
-    return None
+        return None
+    return None if misfit(state, net.state_dict()) else state
 
 
 # Attacked images -------------------------------------------------------------------------------

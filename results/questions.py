@@ -22,7 +22,7 @@ from results.question import (
 )
 from results.same_ticket import ALIKE, SPECIAL, functions_told, overlap
 from results.stats import amount
-from results.table import CLEAN, EARLY
+from results.table import CLEAN, EARLY, images_in_words
 from utils import Registry
 
 QUESTIONS = Registry("experiment", lambda entry: isinstance(entry, Question), "a Question")
@@ -32,16 +32,13 @@ QUESTIONS = Registry("experiment", lambda entry: isinstance(entry, Question), "a
 
 def images_of(flags):
     """What training images a run has, in words: "clean data", "50 % fgsm", "50 % left out"."""
-    if not flags["mix_ratio"]:
-        return "clean data"
     name, mode = flags["attack"], flags["attack_mode"]
-    if tested_by(name) != name:
-        kind = "left out"
-    else:
-        own = flags["surrogate"] != flags["usual_surrogate"] and mode == "static"
-        own = own and not ATTACKS[name][flags["norm"]].control
-        kind = name + (f" via {flags['surrogate']}" if own else "")
-        kind += f" {flags['norm']}" if flags["norm"] != next(iter(ATTACKS[name])) else ""
+    if not flags["mix_ratio"] or tested_by(name) != name:
+        return images_in_words(name, flags["mix_ratio"])
+    own = flags["surrogate"] != flags["usual_surrogate"] and mode == "static"
+    own = own and not ATTACKS[name][flags["norm"]].control
+    kind = name + (f" via {flags['surrogate']}" if own else "")
+    kind += f" {flags['norm']}" if flags["norm"] != next(iter(ATTACKS[name])) else ""
     online = "" if mode == "static" else f"{mode} "
     return f"{100 * flags['mix_ratio']:g} % {online}{kind}"
 

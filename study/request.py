@@ -252,7 +252,7 @@ def parse_runs(argv=None):
             what = f"two combinations of these flags are the same run, {config.run_name}"
             raise UserError(f"{what}: leave one out")
     notes = _notes_of_what_is_idle(given.keys() - used)
-    notes += _warnings(list(combinations), [config for config, *_ in runs.values()], preset)
+    notes += _warnings(combinations, [config for config, *_ in runs.values()], preset)
     if "reinit_draw" in lists and not any(run[0].prune_type == "reinit" for run in runs.values()):
         notes.append(
             f"note: --reinit_draws has no effect on these runs: {_why_idle('reinit_draw')}"
