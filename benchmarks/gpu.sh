@@ -51,13 +51,15 @@ net() {
     "$PYTHON" plots.py "$ROOM/$PART"/* -o "$ROOM/plots/$PART"
 }
 
-# the same flags thrice: by torch on the CPU, on the GPU one by one, and all together
+# the same flags by torch on the CPU, on the GPU one by one, and all together; and once more on the
+# CPU, on two threads, which only add up in another order: how far rounding alone takes tickets apart
 equality() {
-    local flags="--dataset=digits --arch_type=conv2 --optimizer=sgd --lr=0.05 --seed $SEEDS $SMALL"
-    study equality/cpu $flags --device=cpu --cohort_size=1
+    local flags="--dataset=digits --arch_type=conv2 --optimizer=sgd --lr=0.01 --seed $SEEDS $SMALL"
+    study equality/cpu $flags --device=cpu --cohort_size=1 --threads=1
+    study equality/rounding $flags --device=cpu --cohort_size=1 --threads=2
     study equality/gpu $flags --device=$DEVICE --cohort_size=1
     study equality/together $flags --device=$DEVICE --cohort_size=3
-    for other in gpu together; do
+    for other in rounding gpu together; do
         "$PYTHON" tickets.py --a "$ROOM/equality/cpu/*" --b "$ROOM/equality/$other/*" \
             -o "$ROOM/equality/tickets-$other"
     done

@@ -46,6 +46,7 @@ from attacked.levels import to_float
 from benchmarks import baseline_loop, compiled
 from engine.cohort import Cohort, Data
 from engine.graph import EAGER, Replay
+from engine.machine import pick_device
 from engine.step import Stepper
 from results.figures import plain_log_axis
 from store.files import write_json
@@ -178,7 +179,7 @@ class Bench:
     def __init__(self, args):
         self.data_dir, self.cuda, self.quick = args.data_dir, args.cuda, args.quick
         self.epochs, self.steps = (1, 3) if args.quick else (args.epochs, 10)
-        self.device, self.rows = torch.device("cuda" if args.cuda else "cpu"), []
+        self.device, self.rows = pick_device("cuda" if args.cuda else "cpu", None), []
         self.dataset = data.load("mnist", args.data_dir)
         self.images, self.labels, *self.split = on_device(self.dataset, self.device)
         self.rate = self._rate()
@@ -241,7 +242,6 @@ class Bench:
         cohort = self.cohort(arch, runs, density, precision)
         stepper = Stepper(cohort, self.pool(runs), configs)
         cohort.model.train()
-        torch.set_float32_matmul_precision("high" if precision == "tf32" else "highest")
         stepper.start(0, 0)
         one = Replay(stepper.step, self.device, stepper.written())
 

@@ -35,7 +35,29 @@ def pick_device(wanted, gpu, say=print):
         last = torch.cuda.device_count() - 1
         raise UserError(f"--gpu={index}: this machine has GPUs 0 to {last}")
     torch.cuda.set_device(index)  # DeepRobust moves its tensors to the current device
+    # by torch's default a GPU's convolutions round what they multiply to tf32
+    torch.backends.cudnn.allow_tf32 = False
     return torch.device("cuda", index)
+
+
+@contextlib.contextmanager
+def products(precision, device):
+    """Let matrix products and convolutions on a GPU round what they multiply to tf32, inside, if
+    that is the precision: 10 bits of 23, and faster.
+    """
+    import torch
+
+    if precision != "tf32" or device.type != "cuda":
+        yield
+        return
+    before = torch.get_float32_matmul_precision(), torch.backends.cudnn.allow_tf32
+    torch.set_float32_matmul_precision("high")
+    torch.backends.cudnn.allow_tf32 = True
+    try:
+        yield
+    finally:
+        torch.set_float32_matmul_precision(before[0])
+        torch.backends.cudnn.allow_tf32 = before[1]
 
 
 def gpus(config):

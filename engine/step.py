@@ -9,6 +9,7 @@ import torch
 import torch.nn.functional as F
 
 from engine.graph import Replay
+from engine.machine import products
 from engine.optimizer import Optimizer
 from pruning import PRUNE_TYPES
 from utils import generator, shuffled, stream
@@ -139,7 +140,8 @@ class Stepper(Epochs):
         places = self.number * self.config.batch_size + self.range[:size]
         images, labels = self.batch(places)
         rates = self.rates.index_select(0, self.number)[0]
-        losses = train_step(self.cohort, images, labels, self.optimizer, rates, self.objective)
+        with products(self.config.precision, images.device):
+            losses = train_step(self.cohort, images, labels, self.optimizer, rates, self.objective)
         self.losses.index_copy_(0, self.number, losses.view(1, -1))
         self.number += 1
 

@@ -4,6 +4,8 @@
                                                                    # digits, 32x32x3
     python -m experiments.make_data black --dataset=mnist -o made  # mnist_black.npz and
                                                                    # mnist_black_cleantest.npz
+    python -m experiments.make_data subset --dataset=cifar10_18k --images=6000 -o data
+                                                                   # cifar10_18k_6000.npz
 
 black takes main.py's flags of an attack, of --data_dir and of --cache_dir, whose attacked images it
 uses.
@@ -87,6 +89,28 @@ def black_sets(config):
     }
 
 
+def subset(dataset, count):
+    """A data set's arrays with the first `count` training images, evenly by class; all test images.
+
+    UserError where a class has too few.
+    """
+    share, rest = divmod(count, dataset.num_classes)
+    by_class = [
+        np.flatnonzero(dataset.train_labels == label)[:share]
+        for label in range(dataset.num_classes)
+    ]
+    if not share or rest or min(map(len, by_class)) < share:
+        right = f"a multiple of {dataset.num_classes}, of which each class has its share, is needed"
+        raise UserError(f"--images={count}: {right}")
+    chosen = np.sort(np.concatenate(by_class))
+    return {
+        "train_images": dataset.train_images[chosen].transpose(0, 2, 3, 1),
+        "train_labels": dataset.train_labels[chosen],
+        "test_images": dataset.test_images.transpose(0, 2, 3, 1),
+        "test_labels": dataset.test_labels,
+    }
+
+
 def same(path, arrays):
     """Whether the .npz at `path` holds these arrays."""
     try:
@@ -104,9 +128,11 @@ def main(argv=None):
     parser = OneLineParser(prog="make_data.py", description=first_line, allow_abbrev=False)
     parser.add_argument(
         "kind",
-        choices=("colour", "black"),
-        help="colour: tinted digits; black: attacked images cast to uint8 without the factor 255",
+        choices=("colour", "black", "subset"),
+        help="colour: tinted digits; black: attacked images cast to uint8 without the factor 255; "
+        "subset: the first --images of a data set's training images, evenly by class",
     )
+    parser.add_argument("--images", type=int, default=0, metavar="N", help="of subset")
     parser.add_argument(
         "-o", "--output", required=True, metavar="FOLDER", help="where the .npz files go"
     )
@@ -117,6 +143,10 @@ def main(argv=None):
             if flags:
                 raise UserError(f"colour takes no other flag than -o, and not {flags[0]}")
             sets = {"smoke_colour": colour_digits("data")}
+        elif args.kind == "subset":
+            config = parse(flags)[0]
+            whole = data.load(config.dataset, config.data_dir)
+            sets = {f"{config.dataset}_{args.images}": subset(whole, args.images)}
         else:
             config = parse(["--attack=fgsm", *flags])[0]
             sets = {

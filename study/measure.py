@@ -96,7 +96,6 @@ def seconds_by_size(config, device):
     """
     shape, classes = describe(config.dataset, config.data_dir)
     model = archs.build(config.arch_type, shape, classes, ([0.5] * shape[0], [0.3] * shape[0]))
-    torch.set_float32_matmul_precision("high" if config.precision == "tf32" else "highest")
     found = {}
     for size in SIZES:
         try:

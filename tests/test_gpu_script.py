@@ -72,9 +72,10 @@ def test_the_other_parts(scale, recorded):
     (speed,) = recorded("speed", scale)
     assert (ROOT / speed[0]).exists() and ("--cuda" in speed) == (scale == "paper")
     mains = [call for call in recorded("equality", scale) if call[0] == "main.py"]
-    one, other, together = (parse_runs(flags).configs for _, *flags in mains)
-    assert [run.results() for run in one] == [run.results() for run in other]
-    assert [run.results() for run in one] == [run.results() for run in together]
+    one, rounding, other, together = (parse_runs(flags).configs for _, *flags in mains)
+    for runs in (rounding, other, together):
+        assert [run.results() for run in one] == [run.results() for run in runs]
+    assert {run.threads for run in one} != {run.threads for run in rounding}
     assert {run.cohort_size for run in together} == {3} and {run.device for run in one} == {"cpu"}
     runs = parse_runs(recorded("exp1", scale)[0][1:]).configs
     assert {run.prune_iterations for run in runs} == ({35} if scale == "paper" else {3})

@@ -16,6 +16,7 @@ from torch.utils._pytree import tree_leaves
 import engine.graph as graph
 import train
 from engine.cohort import Cohort, Data
+from engine.machine import pick_device, products
 from engine.step import Stepper
 from helpers import CONFIG, CPU, half_masks, make_data, ordered, small_net, states
 
@@ -326,7 +327,10 @@ def test_cuda_is_asked_in_the_order_that_torchs_notes_ask_for(monkeypatch):
 @pytest.mark.parametrize("runs", [1, 3])
 @pytest.mark.parametrize("case", CASES)
 def test_on_a_gpu_graph_eager_and_cpu_agree(case, runs, monkeypatch):
+    if CASES[case].get("precision") == "bf16" and runs > 1:
+        pytest.skip("runs in bf16 train alone, and torch 2.11 cannot vmap their batch-norm")
     config = CONFIG.replace(**({"end_iter": 3, "optimizer": "sgd"} | CASES[case]))
+    pick_device("cuda", None)  # which lets fp32 be fp32
     ends = []
     for device, devices in (("cpu", set()), ("cuda", set()), ("cuda", {"cuda"})):
         monkeypatch.setattr(graph, "GRAPHS", devices)
@@ -357,6 +361,20 @@ def product(device, size=1024):
     factor = torch.eye(size, device=device).roll(1, 0)
     total = torch.rand(size, size, device=device)
     return lambda: total.copy_(factor @ total), total
+
+
+@on_a_gpu
+def test_fp32_is_fp32_and_tf32_is_asked_for():
+    """Defect: torch's convolutions round to tf32 by default, so fp32 nets trained in tf32."""
+    device, errors = pick_device("cuda", None), {}
+    images = torch.rand(64, 3, 32, 32, generator=torch.Generator().manual_seed(0), device="cpu")
+    layer = torch.nn.Conv2d(3, 64, 3)
+    exact = layer.double()(images.double())
+    layer, images = layer.float().to(device), images.to(device)
+    for precision in ("fp32", "tf32", "fp32"):
+        with products(precision, device):
+            errors[precision] = float((layer(images).cpu() - exact).norm() / exact.norm())
+    assert errors["fp32"] < 1e-6 < 1e-5 < errors["tf32"] < 1e-2
 
 
 @on_a_gpu
@@ -454,7 +472,8 @@ def test_a_capture_that_fails_leaves_no_memory_behind(watched, monkeypatch):
     gc.collect()
     torch.cuda.empty_cache()
     assert len(told) == 1 and (total == 2 * graph.EAGER + 2).all()
-    assert torch.cuda.memory_reserved() <= reserved
+    # a failed capture's memory would be 4 MiB and more; a small tensor's own segment is 2
+    assert torch.cuda.memory_reserved() <= reserved + 2**21
     work, other = product(device)
     assert not calls(work, [other], graph.EAGER + 3, device)  # and the next one works
 

@@ -8,6 +8,7 @@ import sys
 import numpy as np
 import pytest
 
+import data
 import main
 import report
 import tickets
@@ -29,6 +30,21 @@ def test_black_images_are_the_casts_of_attacked_ones(tmp_path, cache):
     assert make_data.main(["colour", "-o", str(tmp_path)]) == 0
     images = np.load(tmp_path / "smoke_colour.npz")["train_images"]
     assert images.shape == (1437, 32, 32, 3) and images.dtype == np.uint8
+
+
+def test_a_subset_is_the_first_images_evenly_by_class(tmp_path, capsys):
+    flags = ["subset", "--dataset=digits", "-o", str(tmp_path)]
+    assert make_data.main([*flags, "--images=200"]) == 0
+    part, whole = np.load(tmp_path / "digits_200.npz"), data.load("digits", "data")
+    assert (np.bincount(part["train_labels"]) == 20).all()
+    for label in range(10):
+        first = whole.train_images[whole.train_labels == label][:20]
+        mine = part["train_images"][part["train_labels"] == label]
+        assert (mine.transpose(0, 3, 1, 2) == first).all()
+    assert (part["test_labels"] == whole.test_labels).all()
+    for images in ("0", "201", "100000"):
+        assert make_data.main([*flags, f"--images={images}"]) == 2
+        assert "a multiple of 10" in capsys.readouterr().err
 
 
 def calls_of(script, told, folder):
