@@ -24,10 +24,12 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from utils import Lazy, Registry, number, prepare_deeprobust, stream, whole
+from utils import Lazy, Registry, UserError, must, number, prepare_deeprobust, stream, whole
 
 # --help reads the registry and needs no torch
 torch, F, adam = map(Lazy, ("torch", "torch.nn.functional", "torch.optim.adam"))
+
+ROUNDING = 1e-4  # by which an attack's images may leave [0, 1] and its radius
 
 # Registries ------------------------------------------------------------------------------------
 
@@ -45,7 +47,9 @@ class Parameter:
     late: bool = True  # at `absent` it is left out of a run's hash: older runs keep their names
 
 
-PARAMETERS = Registry("attack parameter", lambda entry: isinstance(entry, Parameter), "a Parameter")
+PARAMETERS = Registry(
+    "attack parameter", must(lambda entry: isinstance(entry, Parameter), "a Parameter")
+)
 PARAMETERS["epsilon"] = Parameter(
     "radius of the attack on [0, 1] pixels, such as 0.3 or 8/255",
     None,
@@ -148,18 +152,22 @@ class AttackSettings:
         return dict(self.values).get("attack_steps", 1) > 1
 
 
-def _sound(norms):
-    return bool(norms) and all(
-        isinstance(entry, Attack)
-        and callable(entry.make)
-        and set(entry.defaults) <= set(PARAMETERS)
-        and (not entry.omits or entry.omits in ATTACKS)
-        for entry in norms.values()
-    )
+def _fault(norms):
+    """What is wrong with an entry of ATTACKS, in words, or nothing."""
+    if not (isinstance(norms, dict) and norms):
+        return "is no dict of norm and Attack"
+    for norm, entry in norms.items():
+        if not (isinstance(entry, Attack) and callable(entry.make)):
+            return f"has no Attack with a function in {norm!r}"
+        if unknown := sorted(set(entry.defaults) - set(PARAMETERS)):
+            return f"has a parameter {unknown[0]!r}, which is not in PARAMETERS: add it there first"
+        if entry.omits and entry.omits not in ATTACKS:
+            return f"omits {entry.omits!r}, which is not in ATTACKS"
+    return ""
 
 
 # a name -> {norm: Attack}; its first norm is the default
-ATTACKS = Registry("attack", _sound, "a dict of norm and Attack, its parameters in PARAMETERS,")
+ATTACKS = Registry("attack", _fault)
 
 
 def tested_by(attack):
@@ -229,6 +237,29 @@ def still_open(done):
     seldom.
     """
     return (~done).reshape(-1, done.shape[-1]).any(0).nonzero().squeeze(1)
+
+
+def check_made(settings, images, attacked):
+    """UserError where an attack made of `images` what no attack may return: another shape, numbers
+    that are none, pixels outside [0, 1], or more than its epsilon away. Waits for the device.
+    """
+    who = f"the attack {settings.attack!r} in {settings.norm} returned"
+    if not isinstance(attacked, torch.Tensor) or attacked.shape != images.shape:
+        got = tuple(attacked.shape) if isinstance(attacked, torch.Tensor) else type(attacked)
+        raise UserError(
+            f"{who} {got}: images of the shape it got, {tuple(images.shape)}, are right"
+        )
+    low, high = attacked.aminmax() if attacked.numel() else (torch.zeros(()), torch.ones(()))
+    if not (low >= -ROUNDING and high <= 1 + ROUNDING):  # or they are no numbers
+        raise UserError(f"{who} pixels from {low:.4g} to {high:.4g}: clamp them to [0, 1]")
+    radius = dict(settings.values).get("epsilon")
+    if radius is None or settings.entry().minimal():
+        return
+    apart = (attacked - images).flatten(-3)
+    length = apart.norm(dim=-1) if settings.norm == "l2" else apart.abs().amax(-1)
+    if length.numel() and not length.max() <= radius * (1 + ROUNDING) + ROUNDING:
+        what = f"an image {length.max():.4g} away from its own, in {settings.norm}"
+        raise UserError(f"{who} {what}: at most its epsilon, {radius:.4g}, is right")
 
 
 # Within epsilon ----------------------------------------------------------------------------------
@@ -666,6 +697,7 @@ def attack_test_images(
         x = images[part].expand(*lead, *images[part].shape)
         y = labels[part].expand(*lead, -1)
         attacked = make(x, y, settings, starts_for(0, "test", index[part], x))
+        check_made(settings, x, attacked)
         l2 = l2_norm(attacked - x).view(runs, -1)
         correct = is_correct(predict, attacked, y).view(runs, -1)
         hits, unmoved = hits + correct.sum(1), unmoved + (correct & (l2 == 0)).sum(1)

@@ -16,7 +16,7 @@ from pathlib import Path
 
 import numpy as np
 
-from utils import Registry, UserError, choose, fingerprint, permutation
+from utils import Registry, UserError, choose, fingerprint, must, permutation
 
 ARRAYS = ("train_images", "train_labels", "test_images", "test_labels")
 # what zipfile, zlib and numpy raise for a file that is cut, encrypted or not what it says
@@ -141,7 +141,13 @@ def _download(make, class_name, data_dir, folder):
         ) from error
 
 
-DATASETS = Registry("data set", lambda entry: callable(entry[2]), "((C, H, W), classes, loader)")
+DATASETS = Registry(
+    "data set",
+    must(
+        lambda entry: isinstance(entry, tuple) and len(entry) == 3 and callable(entry[2]),
+        "((C, H, W), classes, loader)",
+    ),
+)
 # (C, H, W), classes, loader(data_dir) -> train images, train labels, test images, test labels
 DATASETS["digits"] = (1, 28, 28), 10, digits
 DATASETS["mnist"] = (1, 28, 28), 10, from_torchvision("MNIST", "MNIST/raw", MNIST)

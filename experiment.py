@@ -305,7 +305,10 @@ def theta0(config, fresh):
         # never the ticket's own theta_0, also where the seeds agree
         return fresh(config, 0 if at is None else at)
     source = RunFolder(folder)
-    return load_tensors(source.rewind if source.rewind.exists() else source.theta0)
+    weights = load_tensors(source.rewind if source.rewind.exists() else source.theta0)
+    # images are normalised by this run's data, as they are for its controls
+    own = {n: v for n, v in fresh(config, 0).items() if n.startswith("normalise.")}
+    return weights | own
 
 
 def start_weights(lab, run, number):

@@ -14,6 +14,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 
+import pruning
 from store import zoo
 from store.files import check_writable, save_state, save_tensors, write_atomic, write_json
 from store.runfolder import RunFolder
@@ -55,24 +56,26 @@ class Leaving:
 
 
 def own_network(ticket):
-    """The line of Python that makes the network which the dense format fits."""
+    """The lines of Python that make the network which the dense format fits."""
     in_shape, classes = ticket.size
     stats = [0.0] * in_shape[0], [1.0] * in_shape[0]
-    return f"net = archs.build({ticket.config.arch_type!r}, {in_shape}, {classes}, {stats})"
+    made = f"net = archs.build({ticket.config.arch_type!r}, {in_shape}, {classes}, {stats})"
+    where = "this project's networks: PYTHONPATH has its folder (onnx and torchvision need none)"
+    return [f"import archs  # {where}", made]
 
 
 def as_dense(ticket):
     """A state_dict with zeros, and the network that it fits."""
     from results.formats import dense
 
-    return dense(ticket.net, ticket.masks), [own_network(ticket)]
+    return dense(ticket.net, ticket.masks), own_network(ticket)
 
 
 def as_masked(ticket):
     """NAME_orig and NAME_mask, and what makes the network have them."""
     from results.formats import masked
 
-    lines = [own_network(ticket), "for module in net.modules():"]
+    lines = ["import torch.nn.utils.prune", *own_network(ticket), "for module in net.modules():"]
     lines.append("    if isinstance(module, (torch.nn.Conv2d, torch.nn.Linear)):")
     lines.append("        torch.nn.utils.prune.identity(module, 'weight')")
     return masked(ticket.net, ticket.masks), lines
@@ -93,6 +96,7 @@ def as_torchvision(ticket):
     arch, (_, classes) = ticket.config.arch_type, ticket.size
     state, lines = for_torchvision(arch, ticket.net, classes)
     other = ", ".join(line.split(" = ")[0].removeprefix("net.") for line in lines[1:])
+    lines = ["import torch", "import torchvision", *lines]
     if other:
         what = f"torchvision's own {TORCHVISION[arch][0]}, of large images, differs in {other}"
         lines.insert(0, f"# {what} and does not take it; so changed it does:")
@@ -192,7 +196,13 @@ def describe(ticket, weights):
     if config.save_weights == "last" and weights == "trained":
         columns = ["test_accuracy_last"]  # the others are of the best epoch's weights
     found = [f"{name.removesuffix('_accuracy')} {row[name]:.4g} %" for name in columns]
-    what = "theta_0 under the mask, which trained to" if weights == "theta0" else "accuracy:"
+    what = "accuracy:"
+    if weights == "theta0":
+        rewound = pruning.PRUNE_TYPES[config.prune_type].rewinds and not config.rewind_epoch
+        own = "which trained to"
+        if row["round"] and not rewound:
+            own = "from which this round did not start; from where it did it trained to"
+        what = f"theta_0 under the mask, {own}"
     return [f"{head} weights, density {row['density']:.4f}", f"  {what} {', '.join(found)}"]
 
 
@@ -246,7 +256,10 @@ def export(args):
     print(*describe(ticket, args.weights), sizes_of(path), sep="\n")
     say_masks(ticket, args)
     if args.format != "onnx":
-        reader = "safetensors.torch.load_file" if path.suffix == ".safetensors" else "torch.load"
+        safe = path.suffix == ".safetensors"
+        wanted = f"import {'safetensors.torch' if safe else 'torch'}"
+        lines[:0] = [wanted] if wanted not in lines else []
+        reader = "safetensors.torch.load_file" if safe else "torch.load"
         lines.append(f"net.load_state_dict({reader}({str(path)!r}))")
     print(*(f"  {line}" for line in lines), sep="\n")
 

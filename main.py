@@ -11,6 +11,7 @@ is imported once the flags make sense, so that --help and a mistyped flag answer
 """
 
 import importlib.util
+import os
 import sys
 
 from engine.machine import wait_briefly
@@ -31,6 +32,7 @@ def main(argv=None):
         from study.request import parse_runs
 
         request = parse_runs(argv)
+        check_wandb(request.configs[0].wandb)
         if request.save[0]:
             yaml_flags.write(*request.save)
         if request.print_commands:
@@ -58,15 +60,29 @@ def main(argv=None):
         return 128 + getattr(error, "signal", 2)
 
 
+def check_wandb(project):
+    """UserError if --wandb cannot write: without the package, or without a key, for which the
+    package would ask at the terminal in the middle of a run.
+    """
+    if not project:
+        return
+    if importlib.util.find_spec("wandb") is None:
+        raise UserError(f"--wandb={project} needs the package wandb: pip install wandb")
+    if os.environ.get("WANDB_MODE", "online") in ("offline", "disabled", "dryrun"):
+        return
+    import wandb
+
+    if not wandb.api.api_key:
+        right = "wandb login, or WANDB_MODE=offline keeps the entry on this machine"
+        raise UserError(f"--wandb={project} has no API key: {right}")
+
+
 def study(request):
     """Train the runs of a Request that are not done yet; returns the exit code."""
     from store.runfolder import RunFolder
     from study.cohorts import failed, new_run
     from study.plan import print_plan, report, run_all
 
-    if request.configs[0].wandb and importlib.util.find_spec("wandb") is None:
-        what = f"--wandb={request.configs[0].wandb} needs the package wandb"
-        raise UserError(f"{what}: pip install wandb")
     many = len(request.configs) + len(request.tickets) > 1
 
     def run_of(config, folder=None):

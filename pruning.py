@@ -15,7 +15,7 @@ import copy
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from utils import Lazy, Registry, UserError, generator, permutation
+from utils import Lazy, Registry, UserError, generator, must, permutation
 
 torch, nn, F = map(Lazy, ("torch", "torch.nn", "torch.nn.functional"))  # --help needs the names
 
@@ -161,13 +161,27 @@ def masks_by(criterion, model, masks, keep, batch):
                     (names, round(total * (count / total) ** (step / entry.steps)))
                     for (names, count), total in zip(keep, totals, strict=True)
                 ]
-            scores = entry.scores(model, masks, batch)
-            scores = {name: scores[name].to(mask.device) for name, mask in masks.items()}
+            scores = checked_scores(criterion, entry.scores(model, masks, batch), masks)
             masks = keep_highest(scores, masks, part)
     except FloatingPointError as error:
+        sound = all(value.isfinite().all() for value in model.state_dict().values())
         right = "another --init may do" if entry.of_theta0 else "a smaller --lr may train"
+        right = "the weights are, so it is the criterion's own" if sound else right
         raise UserError(f"--criterion={criterion}: {error}: {right}") from error
     return {name: mask.cpu() for name, mask in masks.items()}
+
+
+def checked_scores(criterion, scores, masks):
+    """The scores that a criterion gave, where the masks are; UserError unless each mask has one of
+    its shape.
+    """
+    for name, mask in masks.items():
+        if name not in scores:
+            raise UserError(f"--criterion={criterion} gave no scores of {name}")
+        if scores[name].shape != mask.shape:
+            shapes = f"{tuple(scores[name].shape)} where the weight has {tuple(mask.shape)}"
+            raise UserError(f"--criterion={criterion}: its scores of {name} have shape {shapes}")
+    return {name: scores[name].to(mask.device) for name, mask in masks.items()}
 
 
 # Criteria --------------------------------------------------------------------------------------
@@ -183,7 +197,9 @@ class Criterion:
     steps: int = 1  # in which it prunes
 
 
-CRITERIA = Registry("criterion", lambda entry: callable(getattr(entry, "scores", None)))
+CRITERIA = Registry(
+    "criterion", must(lambda entry: callable(getattr(entry, "scores", None)), "a Criterion")
+)
 
 
 def magnitudes(weights, names):
@@ -317,7 +333,9 @@ class PruneType:
     was: str = ""  # what older runs of it are called
 
 
-PRUNE_TYPES = Registry("prune_type", lambda entry: callable(getattr(entry, "start", None)))
+PRUNE_TYPES = Registry(
+    "prune_type", must(lambda entry: callable(getattr(entry, "start", None)), "a PruneType")
+)
 
 
 def shuffled_within_layers(masks, seed, number):

@@ -170,7 +170,8 @@ def from_published(args):
 def _text_of(path):
     """The text of a page to fill."""
     try:
-        return Path(path).read_text(encoding="utf-8")
+        with open(path, encoding="utf-8", newline="") as file:
+            return file.read()
     except (OSError, UnicodeDecodeError) as error:
         why = getattr(error, "strerror", None) or "it is no UTF-8 text"
         raise UserError(f"--fill {path} cannot be read ({why}): name a Markdown page") from None
@@ -191,7 +192,7 @@ def work(args):
         pictures[name] = write(output, name, saved, *rest)
     write_text(output / "report.html", page(ordered, pictures))
     for path, text in filled.items():
-        write_text(Path(path), text)
+        write_text(Path(path).resolve(), text)  # the page that a link points to
     for name, (saved, *_) in found.items():
         print(saved["answer"], output / f"exp{name}.png", sep="\n")
     print(output / "report.html")

@@ -360,6 +360,12 @@ def compare(args):
         runs["theta0"] = [ticket.theta0 for ticket in tickets]
         runs["order"] = [order_of(ticket.config) for ticket in tickets]
         tables["groups"] = overlap.groups_by_round(total, runs)
+        # whose masks they are, by which a report knows its own
+        for side in "ab":
+            mine = {
+                t.config.ticket_name for t, of in zip(tickets, groups, strict=True) if of == side
+            }
+            tables["groups"][f"arm_{side}"] = " ".join(sorted(mine))
         print_groups(tables["groups"], names)
         if args.beside:
             tables["beside"] = beside_by_round(total, runs)

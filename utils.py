@@ -184,22 +184,34 @@ def words(text):
 # Registries ------------------------------------------------------------------------------------
 
 
+def must(sound, needs):
+    """A function of an entry: what is wrong with it in words, or "", if it is not sound(entry)."""
+
+    def fault(entry):
+        plain = isinstance(entry, str | int | float | tuple | None)
+        shown = repr(entry) if plain else f"a {type(entry).__name__}"
+        return "" if sound(entry) else f"is {shown}: {needs} is needed"
+
+    return fault
+
+
 class Registry(dict):
     """A dict name -> entry to which one line adds a thing: REGISTRY["name"] = entry.
 
-    A name given twice and an entry that is not `sound` are told by `check`, when a program runs:
-    nothing fails at import.
+    A name given twice and an entry with a fault, fault(entry) in words, are told by `check`, when a
+    program runs: nothing fails at import.
     """
 
-    def __init__(self, kind, sound=callable, needs="a function"):
+    def __init__(self, kind, fault=None):
         super().__init__()
-        self.kind, self.sound, self.needs, self.wrong = kind, sound, needs, {}
+        self.kind, self.wrong = kind, {}
+        self.fault = fault or must(callable, "a function")
 
     def __setitem__(self, name, entry):
         if name in self:
             self.wrong[name] = "is there already: choose another name"
-        elif not self.sound(entry):
-            self.wrong[name] = f"is {entry!r}: {self.needs} is needed"
+        elif fault := self.fault(entry):
+            self.wrong[name] = fault
         super().__setitem__(name, entry)
 
     def __delitem__(self, name):

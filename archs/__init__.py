@@ -11,13 +11,16 @@ import pkgutil
 import warnings
 from collections import OrderedDict
 
-from utils import Registry, UserError
+from utils import Registry, UserError, must
 
 # the initialisers, in archs/parts.py; "torch" is each layer's own default
 INITS = (
     "glorot_normal", "glorot_uniform", "kaiming_normal", "kaiming_uniform", "orthogonal", "torch",
 )  # fmt: skip
-ARCHS = Registry("arch_type", lambda entry: callable(entry) or ":" in str(entry))
+ARCHS = Registry(
+    "arch_type",
+    must(lambda entry: callable(entry) or ":" in str(entry), 'a function or "module:function"'),
+)
 for _name, _where in {
     "fc1": "archs.fc:fc1",
     "fc1_nobias": "archs.fc:fc1_nobias",
@@ -39,7 +42,12 @@ for _name, _where in {
 def make(name, in_shape, num_classes):
     """The network itself, without normalisation, its weights as torch draws them."""
     entry = ARCHS.choose(name)
-    function = pkgutil.resolve_name(entry) if isinstance(entry, str) else entry
+    try:
+        function = pkgutil.resolve_name(entry) if isinstance(entry, str) else entry
+    except (ImportError, AttributeError, ValueError) as error:
+        raise UserError(
+            f"the arch_type {name!r} is {entry!r}, which cannot be had: {error}"
+        ) from error
     return function(in_shape, num_classes)
 
 

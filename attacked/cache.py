@@ -307,6 +307,7 @@ def _attack_batch(seed, settings, part, dataset, index, model):
     starts = attacks.starts_for(seed, part, index, clean)
     with first_pass(model) as first:
         attacked = maker(settings)(model, clean, truth, settings, starts)
+    attacks.check_made(settings, clean, attacked)
     levels = settle(model, images, truth, attacked, keep_within=not settings.entry().minimal())
     if first and torch.equal(first[0], clean):  # as attacks begin, a fifth of the work of FGSM
         before = first[1].argmax(-1) == truth

@@ -10,7 +10,7 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 
-from attacks import input_gradient, start_draws
+from attacks import check_made, input_gradient, start_draws
 from config import RunConfig, attack_settings
 from engine.cohort import Cohort
 from utils import mix_order
@@ -167,6 +167,8 @@ class Validation:
             return self.draws[restart][self.cohort.select(self.place[:, begin : begin + count])]
 
         def attack(part):
-            return self.cohort.attack(part, truth, self.settings, starts)
+            attacked = self.cohort.attack(part, truth, self.settings, starts)
+            check_made(self.settings, part, attacked)
+            return attacked
 
         return with_attacked(self.cohort, images, count, attack)

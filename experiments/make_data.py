@@ -99,7 +99,7 @@ def subset(dataset, count):
         np.flatnonzero(dataset.train_labels == label)[:share]
         for label in range(dataset.num_classes)
     ]
-    if not share or rest or min(map(len, by_class)) < share:
+    if share < 1 or rest or min(map(len, by_class)) < share:
         right = f"a multiple of {dataset.num_classes}, of which each class has its share, is needed"
         raise UserError(f"--images={count}: {right}")
     chosen = np.sort(np.concatenate(by_class))

@@ -13,7 +13,7 @@ CACHE_DIR=${CACHE_DIR:-cache} REPORT=${REPORT:-report} RUNS=${RUNS_DIR:-runs}/$S
 VALID="--valid_steps=100 --eval_attacks fgsm pgd" ATTACK_FLAGS="" CW_SURROGATE="--surrogate=fc1"
 NOISE_LENGTH="--attack=noise --norm=l2"
 # long and paper: the papers' own protocols whole, tested as they test
-FRANKLE="" ROBUST="--preset=cosentino --eval_steps=10 --eval_step_size=0.05"
+ARCH_FEW="" FRANKLE="" ROBUST="--preset=cosentino --eval_steps=10 --eval_step_size=0.05"
 case $SCALE in
 smoke)
     DATASET=digits RATES="0 50" SEEDS="0 1" BLACK_SEEDS=$SEEDS
@@ -25,7 +25,6 @@ smoke)
     ARCH_DATASET=$DATASET ARCHS=${ARCHS:-fc1 lenet5} ARCH_SEEDS=$SEEDS
     ARCH_SCHEDULE="--prune_percent=84 --prune_iterations=2 --end_iter=1"
     OTHER="smoke_colour" OTHER_FLAGS="--surrogate=fc1 --surrogate_epochs=10 --epsilon=0.1"
-    OTHER_SCHEDULE=$SCHEDULE
     FRANKLE="--prune_percent=60 --prune_iterations=4 --end_iter=5"
     ROBUST="--arch_type=fc1 $SCHEDULE --attack_mode=online --epsilon=0.1 --eval_steps=40" ;;
 small)
@@ -38,7 +37,6 @@ small)
     ARCH_SCHEDULE="--prune_percent=60 --prune_iterations=3 --end_iter=5 --precision=bf16"
     ARCH_SCHEDULE+=" --eval_attacks fgsm" # pgd takes lenet5 as long as training does
     OTHER="cifar10_18k" OTHER_FLAGS="--surrogate=resnet20 --surrogate_epochs=3"
-    OTHER_SCHEDULE=$SCHEDULE
     FRANKLE="--prune_iterations=14 --end_iter=8"
     ROBUST="--arch_type=fc1 $SCHEDULE --attack_mode=online --epsilon=0.1 --eval_steps=40"
     ROBUST+=" --attack_steps=5 --attack_step_size=0.03" ;;
@@ -46,18 +44,21 @@ long)
     DATASET=mnist RATES="0 25 50 75" SEEDS="0 1 2 3 4" BLACK_SEEDS="0 1 2"
     SCHEDULE="--prune_percent=20 --prune_iterations=14 --end_iter=12 --attack_seed=seed"
     CW_FLAGS="--attack fgsm pgd" CW="--attack=cw --confidence=5"
-    ARCH_DATASET=${ARCH_DATASET:-digits} ARCHS=${ARCHS:-fc1 lenet5 resnet20}
-    ARCH_SEEDS=${ARCH_SEEDS:-$SEEDS}
-    ARCH_SCHEDULE="--prune_percent=40 --prune_iterations=6 --end_iter=20"
-    OTHER="cifar10_18k" OTHER_FLAGS="--surrogate=resnet20 --surrogate_epochs=10"
-    OTHER_SCHEDULE="--prune_percent=20 --prune_iterations=14 --end_iter=12" ;;
+    # two cores train convolutions on 5,500 images of each data set; late rewinding and warm-up as
+    # resnet20 needs them, for all
+    ARCH_DATASET=${ARCH_DATASET:-mnist} ARCHS=${ARCHS:-fc1 lenet5 resnet20}
+    ARCH_SEEDS=${ARCH_SEEDS:-0 1 2} ARCH_FEW="--train_fraction=0.1"
+    ARCH_SCHEDULE="--prune_percent=60 --prune_iterations=3 --end_iter=8 --rewind_epoch=1"
+    ARCH_SCHEDULE+=" --warmup_steps=100 --eval_attacks fgsm"
+    # python -m experiments.make_data subset --dataset=cifar10_18k --images=6000 -o DATA_DIR
+    OTHER="cifar10_18k_6000" OTHER_FLAGS="--surrogate=resnet20 --surrogate_epochs=10" ;;
 paper)
     DATASET=mnist RATES="0 10 20 30 40 50 60 70 80 90 100" SEEDS="0 1 2 3 4" BLACK_SEEDS="0 1 2"
     SCHEDULE="--prune_percent=10 --prune_iterations=35 --end_iter=12 --attack_seed=seed"
     CW_SURROGATE="" CW_FLAGS="--attack fgsm pgd" CW="--attack=cw --confidence=5"
     ARCH_DATASET=$DATASET ARCHS=${ARCHS:-fc1 lenet5 vgg16 resnet20} ARCH_SEEDS="0 1 2"
     ARCH_SCHEDULE=$SCHEDULE
-    OTHER="cifar10" OTHER_FLAGS="" OTHER_SCHEDULE=$SCHEDULE ;;
+    OTHER="cifar10" OTHER_FLAGS="" ;;
 *)
     echo "SCALE=$SCALE: smoke, small, long or paper is needed" >&2; exit 2 ;;
 esac
@@ -88,8 +89,15 @@ base() {
         --runs_dir="$RUNS/main"
 }
 
-# the runs of base at rate 50 (and 0), for report.py
-HALF=("$RUNS/main/$DATASET-fc1-fgsm0-*" "$RUNS/main/$DATASET-fc1-fgsm0.5-*"
-    "$RUNS/main/$DATASET-fc1-omit0.5-*" "$RUNS/main/$DATASET-fc1-noise0.5-*")
+# archs DATASET FLAGS...: each network clean, half attacked and half left out
+archs() {
+    for attack in "fgsm --attack_rate 0 50" "omit --attack_rate=50"; do
+        study --prune_type lt reinit --arch_type $ARCHS --dataset="$1" --seed $ARCH_SEEDS \
+            $ARCH_SCHEDULE --attack=$attack "${@:2}"
+    done
+}
+
+# the networks on the experiments' own data set; of questions 4 and 5 whichever comes first
+own_archs() { archs $ARCH_DATASET $ARCH_FEW $ATTACK_FLAGS --runs_dir="$RUNS/arch"; }
 
 report() { "$PYTHON" report.py -o "$REPORT" --command "$COMMANDS" "$@"; }

@@ -22,7 +22,7 @@ from utils import UserError
 
 MIXED = "mixed"  # accuracy on test images attacked at the rate that the run was trained with
 # what the runs of any question may vary
-FREE = ("prune_type", "seed", "data_id", "ticket_seed", "reinit_draw")
+FREE = ("prune_type", "seed", "ticket_seed", "reinit_draw")
 PRIMARY, SECOND = "mean", "at"  # over the declared rounds; at the declared one
 POINTS, ODDS = "points", "log-odds"
 
@@ -85,6 +85,7 @@ class Study:
     def _check_shared(self):
         """UserError unless runs that are compared differ in no flag but those declared."""
         free = {*FREE, *self.question.varies, *(f.of for f in self.question.factors.values())}
+        free |= {"data_id"} if "dataset" in free else set()
         names = [flag.name for flag in all_flags() if flag.result and flag.name not in free]
         runs = self.table.drop_duplicates("folder")
         checks = [(name, runs) for name in ("dataset", "arch_type") if name in names]

@@ -7,6 +7,7 @@ many images left out, noise) are compared with group a exactly as group b is. St
 import numpy as np
 import pandas as pd
 
+from results.declared import FEWEST
 from results.overlap import densities, with_mean_round
 from results.stats import amount, compare, judge, mean_and_interval
 
@@ -95,7 +96,7 @@ def special(rows, names):
         "below": f"less like those of {a} than those of {b} are",
         "not distinguishable": f"not distinguishable from {b} by their overlap with {a}",
         "ties": "no verdict, for all theta_0s have the same difference",
-        "unknown": "no verdict, for it takes two theta_0s that have all three",
+        "unknown": f"no verdict, for it takes {FEWEST} theta_0s that have all three",
     }
     parts = []
     for row in rows.itertuples():

@@ -7,10 +7,10 @@ normalised, and whether its names are those of the benchmark's own base network.
 """
 
 import math
-import re
 import shlex
 
 from results.formats import TORCHVISION, for_torchvision, normalisation
+from results.table import EVALUATION
 from store.files import read_csv
 from utils import UserError
 
@@ -18,7 +18,6 @@ TARGETS = (90, 95, 99)  # percent of the weights pruned
 # the benchmark's names
 ARCHS, DATASETS = {"resnet18": "R18", "vgg16": "V16"}, {"cifar10": "CIFAR10", "svhn": "SVHN"}
 NEAR = 1.1  # a density off by a larger factor is told
-EVALUATION = re.compile(r"attacked_evaluation-(.+)-(\d+)(?:-epsilon(.+))?\.csv")
 
 
 def nearest_rounds(rows, run):
@@ -51,7 +50,7 @@ def autoattacked(folder):
     best, most = {}, 0
     for path in sorted(folder.glob("attacked_evaluation-*.csv")):
         named = EVALUATION.fullmatch(path.name)
-        # another radius than the run's own or its data set's is another question
+        # other steps or another radius than the run's own are another question
         if not named or named[3] or int(named[2]) <= most:
             continue
         rows = read_csv(path)

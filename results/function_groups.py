@@ -6,6 +6,7 @@ From the rows of function.csv: means within each theta_0, tests paired over thet
 import numpy as np
 import pandas as pd
 
+from results.declared import FEWEST
 from results.functions import OTHER, STABLE
 from results.stats import amount, compare, judge, mean_and_interval
 
@@ -84,9 +85,9 @@ def _named(kind):
 
 def _clauses(rows):
     if (rows.theta0s < 2).all():
-        return "no verdict, for it takes two theta_0s (--max_pairs may leave some out)"
+        return f"no verdict, for it takes {FEWEST} theta_0s (--max_pairs may leave some out)"
     words = {"above": "higher", "below": "lower", "ties": "no verdict (all theta_0s equal)"}
-    words["unknown"] = "no verdict (it takes two theta_0s)"
+    words["unknown"] = f"no verdict (it takes {FEWEST} theta_0s)"
     parts = []
     for row in rows.itertuples():
         name, digits = MEASURES[row.measure]

@@ -7,7 +7,7 @@ interval of ours contains theirs.
 
 import numpy as np
 
-from config import PRESETS
+from config import PRESETS, RunConfig, all_flags, resolve
 from results.declared import CLEAN_TOLERANCE, FEWEST, ROBUST_TOLERANCE
 from results.stats import amount, mean_and_interval
 from results.table import CLEAN, EARLY
@@ -45,12 +45,16 @@ def cosentino(study):
             number = round_at(here, density)
             at = here[here["round"] == number] if number is not None else here[:0]
             for column, theirs in figures.items():
+                if column not in at:  # they were not tested by it
+                    continue
                 tolerance = CLEAN_TOLERANCE if column == CLEAN else ROBUST_TOLERANCE
                 what = f"{training}-trained, {SHORT[column]} (%)"
                 row = beside(what, density, theirs, at[column], tolerance)
                 rows.append(row and row | {"column": column, "arm": training})
     natural = tickets[tickets.training == "standard"]
     for column, (low, high) in {FGSM: (4, 12), PGD: (1, 4)}.items() if len(natural) else ():
+        if column not in natural:
+            continue
         means = natural.groupby("round")[column].mean()
         inside = low <= means.min() and means.max() <= high
         rows.append({
@@ -67,7 +71,7 @@ def cosentino(study):
 def frankle(study):
     """What Frankle & Carbin's text states of Lenet-300-100 beside runs of their protocol."""
     runs = of_preset(study, "frankle")
-    if runs.empty:
+    if not {"lt", "reinit"} <= set(runs.prune_type):
         return []
     clean, early = (
         runs.pivot_table(column, ["prune_type", "round"], "seed") for column in (CLEAN, EARLY)
@@ -106,15 +110,55 @@ def frankle(study):
     return [row for row in rows if row]
 
 
+# what a run of a paper's protocol may have for its own: how long and how often it trains, whose
+# draws it has, how it is tested, and what static attacked images would be made with
+OPEN = {
+    "prune_type",
+    "prune_iterations",
+    "end_iter",
+    "seed",
+    "order_seed",
+    "reinit_draw",
+    "data_id",
+}
+OPEN |= {"ticket_arm", "ticket_seed", "eval_attacks", "eval_examples", "eval_steps"}
+OPEN |= {"eval_step_size", "valid_freq", "valid_steps", "attack_seed", "surrogate"}
+OPEN |= {"surrogate_epochs", "confidence", "restarts"}
+
+
 def of_preset(study, name, prune_type=""):
-    """The study's finished runs of a preset's protocol on MNIST, whatever their epochs are."""
-    table = study.table
-    wanted = {"dataset": "mnist", "arch_type": PRESETS[name]["arch_type"], "prune_percent": 20.0}
-    for flag in ("optimizer", "lr", "batch_size", "output_prune_percent"):
-        wanted[flag] = PRESETS[name][flag]
-    for flag, value in wanted.items():
-        table = table[table[flag] == value]
+    """The study's finished runs of a preset's protocol on MNIST, whatever their epochs are.
+
+    A line says which flag of others keeps them from it.
+    """
+    table, other = study.table, {}
+    for folder, rows in table.groupby("folder"):
+        flag = deviation(rows.iloc[0].to_dict(), name)
+        if flag:
+            other.setdefault(flag, []).append(folder)
+    for flag, folders in other.items():
+        what = f"{len(folders)} runs have another {flag} than --preset={name}"
+        print(f"note: {what}: they are not held against the paper")
+    table = table[~table.folder.isin([folder for folders in other.values() for folder in folders])]
     return table[table.done & ((table.prune_type == prune_type) | (not prune_type))]
+
+
+def deviation(flags, name):
+    """The first flag, as --flag, by which a run is not of a preset's protocol on MNIST; or ""."""
+    flags = {n: None if value != value else value for n, value in flags.items()}  # pandas' NaN
+    attack, ratio = flags["attack"], flags["mix_ratio"]
+    given = {"attack": None, "mix_ratio": None} | PRESETS[name] | {"dataset": "mnist"}
+    if given["attack"]:  # the paper's other attack, and its net that is trained on none
+        given |= {"attack": attack, "mix_ratio": given["mix_ratio"] if ratio else 0.0}
+    wanted = resolve(given, (1, 28, 28)).results()
+    had = RunConfig.of(flags).results()
+    # what trains on no attacked image is of no attack
+    idle = {flag.name for flag in all_flags() if flag.group == "attack" and not ratio} - {
+        "mix_ratio"
+    }
+    named = [flag.name for flag in all_flags() if flag.result]
+    names = [name for name in named if name not in OPEN | idle]
+    return next((f"--{n}" for n in names if had.get(n) != wanted.get(n)), "")
 
 
 def round_at(table, density):

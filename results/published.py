@@ -6,7 +6,6 @@ revision and what it ran on. `gather` reads run folders, `read` what was publish
 
 import json
 import math
-import re
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -14,7 +13,7 @@ import numpy as np
 import pandas as pd
 
 from config import RunConfig, all_flags
-from results.table import epochs, load, shown_flags
+from results.table import EVALUATION, epochs, load, shown_flags
 from store.files import read_csv
 from store.saved import check_flags, saved_config
 from utils import UserError
@@ -83,14 +82,20 @@ def _with_autoattack(table):
     column, files, found = "whitebox_autoattack_accuracy", {}, {}
     for folder in table.folder.unique():
         # at the run's own radius; a file of another has it in its name
-        named = re.compile(r"attacked_evaluation-(?:.+\+)?autoattack(?:\+.+)?-([0-9]+)\.csv")
-        matches = [(named.fullmatch(p.name), p) for p in Path(folder).glob("attacked_*.csv")]
-        files[folder] = {int(match[1]): path for match, path in matches if match}
+        matches = [(EVALUATION.fullmatch(p.name), p) for p in Path(folder).glob("attacked_*.csv")]
+        files[folder] = {
+            int(match[2]): path
+            for match, path in matches
+            if match and not match[3] and "autoattack" in match[1].split("+")
+        }
     counts = [set(sizes) for sizes in files.values() if sizes]
     shared = set.intersection(*counts) if counts else set()  # compared on as many images
     for folder, sizes in files.items():
         if sizes and shared:
             rows = read_csv(sizes[max(shared)])
+            if any(not isinstance(row.get("autoattack"), int | float) for row in rows):
+                right = "remove it and evaluate the run again"
+                raise UserError(f"{sizes[max(shared)]} has no accuracies of autoattack: {right}")
             found |= {(folder, row["round"]): row["autoattack"] for row in rows}
     if not found:
         return table

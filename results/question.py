@@ -69,3 +69,28 @@ class Question:
     words: dict = field(default_factory=dict)  # of extra's comparisons: name -> (above, below)
     # the protocol of a paper (a preset's name), and study -> rows that hold its figures beside ours
     paper: tuple[str, Callable] = ("", lambda study: [])
+
+
+def fault(question):
+    """What is wrong with a Question in words, or "": what it names and does not have."""
+    if not isinstance(question, Question):
+        return f"is a {type(question).__name__}: a Question is needed"
+    factors = question.factors
+    named = [("its colour", question.colour), ("within", question.within)]
+    for name, contrast in question.contrasts.items():
+        named += [(f"contrast {name!r}: along", contrast.along)]
+        named += [(f"contrast {name!r}: where", factor) for factor in contrast.where]
+    for what, factor in named:
+        if factor and factor not in factors:
+            return f"names a factor {factor!r} ({what}); it has {', '.join(factors)}"
+    for name, contrast in question.contrasts.items():
+        known = factors[contrast.along] if contrast.along else None
+        if not (known and known.values and isinstance(contrast.pairs, tuple)):
+            continue
+        pairs = contrast.pairs if isinstance(contrast.pairs[0], tuple) else (contrast.pairs,)
+        words = [known.label(value) for value in known.values]
+        for value in (value for pair in pairs for value in pair):
+            if value not in words:
+                what = f"compares {value!r} in contrast {name!r}"
+                return f"{what}; {contrast.along} has {', '.join(words)}"
+    return ""

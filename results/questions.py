@@ -3,10 +3,12 @@
 A question of one's own is one more entry of QUESTIONS: see CONTRIBUTING.md.
 """
 
+import contextlib
 import functools
 import re
 
 from attacks import ATTACKS, PARAMETERS, tested_by
+from config import RunConfig, ticket_of
 from results.answer import SECOND
 from results.breaking import LASTS, PGD, breaks
 from results.papers import cosentino, frankle
@@ -19,13 +21,14 @@ from results.question import (
     Factor,
     Panel,
     Question,
+    fault,
 )
 from results.same_ticket import ALIKE, SPECIAL, functions_told, overlap
 from results.stats import amount
 from results.table import CLEAN, EARLY, images_in_words
 from utils import Registry
 
-QUESTIONS = Registry("experiment", lambda entry: isinstance(entry, Question), "a Question")
+QUESTIONS = Registry("experiment", fault)
 
 # Pieces ----------------------------------------------------------------------------------------
 
@@ -246,10 +249,14 @@ def ticket(flags):
     own, other = {"lt": OWN, "reinit": REINIT}, {"lt": OTHER, "shuffle": RANDOM, "reinit": FRESH}
     if not flags["ticket_arm"]:
         return own.get(flags["prune_type"], "another prune type")
-    # "mnist-fc1-fgsm0.5-lt-1a2b3c4d", of all rounds: the other data's, of the same seed
-    named = re.fullmatch(r".*-(clean|[a-z_]+[0-9.e-]+)-lt-[0-9a-f]{8}", flags["ticket_arm"])
-    there = float(re.search(r"[0-9.e-]*$", named[1])[0] or 0) if named else flags["mix_ratio"]
-    if there == flags["mix_ratio"] or flags["ticket_seed"] != flags["seed"]:
+    # the other data's: of a run that differs in the share of attacked images alone
+    rate = re.fullmatch(rf".*-{flags['attack']}([0-9.e-]+)-lt-[0-9a-f]{{8}}", flags["ticket_arm"])
+    there = flags["mix_ratio"]
+    with contextlib.suppress(ValueError):
+        there = float(rate[1]) if rate else there
+    source = ticket_of(RunConfig.of(flags)).replace(mix_ratio=there)
+    same = source.ticket_name == flags["ticket_arm"] and flags["ticket_seed"] == flags["seed"]
+    if not same or there == flags["mix_ratio"]:
         return "a ticket that is not the other data's of the same seed"
     return other.get(flags["prune_type"], "another prune type")
 

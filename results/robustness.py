@@ -144,7 +144,10 @@ def asked(args):
             if value is not None and not 0 <= value <= 1:
                 right = "from 0 to 1 is needed (pixels are on [0, 1]; 8/255 is accepted)"
                 raise UserError(f"--{flag}={value:g}: {right}")
-    if args.epsilons and sorted(set(args.epsilons)) != args.epsilons:
+    # files are called by a radius of six digits
+    if args.epsilons and sorted({float(f"{one:g}") for one in args.epsilons}) != [
+        float(f"{one:g}") for one in args.epsilons
+    ]:
         shown = " ".join(map(str, map(show, args.epsilons)))
         raise UserError(f"--epsilons {shown}: a list that rises is needed, each radius once")
     without = [name for name in names if args.epsilons and not has_radius(name)]
@@ -204,6 +207,9 @@ class Job:
             shown, tested = f"{shown}-epsilon{radius:g}", tested.replace(epsilon=radius)
             if config.norm != "linf":  # its own attack has a radius of another kind
                 tested = tested.replace(attack=None, norm="linf", attack_steps=1)
+        elif "autoattack" in names and config.norm != "linf":
+            what = f"--attacks autoattack is in linf, and {path} has an attack in {config.norm}"
+            raise UserError(f"{what}: name a radius by --epsilon")
         rounds = [row for row in finished_rounds(folder) if folder.weights(row["round"]).exists()]
         if not rounds:
             raise UserError(f"{path} keeps no trained weights: train it with --save_weights=best")

@@ -173,9 +173,12 @@ def spread(densities, count=DENSITIES):
 
 
 def near(rows, density):
-    """The rows of each run at about this density (within 5 %); none of a run without such."""
-    close = np.abs(np.log(rows.density.clip(lower=1e-9) / density)) < 0.05
-    return rows[close]
+    """The rows of each run's round that is nearest to this density, by their ratio; none of a run
+    without one within 5 %.
+    """
+    apart = np.abs(np.log(rows.density.clip(lower=1e-9) / density))
+    least = apart.groupby(rows.run).transform("min")
+    return rows[(apart == least) & (least < 0.05)]
 
 
 def one_radius(radii, own):

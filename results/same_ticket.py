@@ -2,6 +2,7 @@
 
 import pandas as pd
 
+from config import RunConfig, ticket_of
 from results.function_groups import told
 from results.stats import amount, describe, interval_p, judge
 from utils import UserError
@@ -30,6 +31,7 @@ def overlap(study, tables):
         wrote = "the folder that tickets.py --a ... --b ... -o FOLDER wrote"
         raise UserError(f"experiment 3 needs --tickets: {wrote}")
     groups, at, density = tables["groups"], study.at[""], study.density[""]
+    _check_arms(study, groups)
     try:
         groups = groups[groups["round"].astype(str) != "all"].apply(pd.to_numeric).assign(block="")
         shown = [name for name in OVERLAPS if name in groups]
@@ -60,6 +62,18 @@ def overlap(study, tables):
     controls = [row | {"basis": at_density} for row in controls]
     found = {"overlap": judged} | ({"overlap, control - attacked": controls} if controls else {})
     return f"{words} {extra}", found, lines
+
+
+def _check_arms(study, groups):
+    """UserError for masks of other arms than the study's own tickets; older tables do not say."""
+    own = study.table[(study.table.prune_type == "lt") & (study.table.ticket_arm == "")]
+    # the question's factor `ticket` has the column of that name
+    names = {ticket_of(RunConfig.of(flags)).ticket_name for flags in own.to_dict("records")}
+    for side in "ab":
+        for arm in str(groups.get(f"arm_{side}", pd.Series([""])).iloc[0]).split():
+            if arm not in names:
+                right = "tickets.py --a CLEAN RUNS --b ATTACKED RUNS -o FOLDER of these runs"
+                raise UserError(f"--tickets compares masks of {arm}, of no run here: {right}")
 
 
 def functions_told(study):

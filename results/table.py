@@ -12,6 +12,9 @@ from store.runfolder import ROUND_COLUMNS, RunFolder, read_epochs, read_rounds
 from store.saved import saved_run
 from utils import UserError
 
+# what attacks.py evaluate writes: attacks, images, and what was not the run's own, if anything
+EVALUATION = re.compile(r"attacked_evaluation-(.+?)-([0-9]+)((?:-steps|-epsilon).+)?\.csv")
+
 CLEAN, EARLY = "test_accuracy", "early_stop_iteration"
 
 

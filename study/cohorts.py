@@ -10,6 +10,7 @@ from attacks import ATTACKS
 from config import all_flags, own_ticket
 from data import describe
 from engine.machine import gpus
+from pruning import PRUNE_TYPES
 from store.checkpoint import Progress
 from store.runfolder import Run, RunFolder
 from utils import UserError, one_line
@@ -66,6 +67,9 @@ def shared_by_a_cohort(run):
     for flag in all_flags():
         if not flag.own or (config.adversarial and flag.group == "attack"):
             shared[flag.name] = getattr(config, flag.name)
+    # lockstep: one epoch to begin at, and one schedule of rates
+    shared["first_epoch"] = config.first_epoch(1)
+    shared["last_rate"] = PRUNE_TYPES[config.prune_type].last_rate
     if config.adversarial and ATTACKS[config.attack][config.norm].draws:
         shared["order_seed"] = config.order_seed
     shared["round"] = run.progress.next_round

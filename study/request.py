@@ -283,6 +283,11 @@ def _warnings(given, configs, preset):
         lines.append(f"{what}: a share of {few[0]:g} is --prune_percent={100 * few[0]:g}")
     if any(config.augment and config.dataset in ("digits", "mnist") for config in configs):
         lines.append("--augment flips and crops digits, and a flipped 2 is no digit")
+    last = [c for c in configs if PRUNE_TYPES[c.prune_type].last_rate and c.lr_schedule == "cosine"]
+    if last:
+        what = f"{last[0].prune_type} trains at the last rate of the schedule, and cosine ends at 0"
+        right = "it hardly trains after pruning; rewind_lr runs the schedule again"
+        lines.append(f"{what}: {right}")
     for name in ("arch_type", "dataset"):
         theirs = flags.get(name)
         others = [one[name] for one in given if theirs and one.get(name, theirs) != theirs]

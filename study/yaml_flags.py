@@ -18,11 +18,14 @@ from utils import UserError
 
 # the other name of a flag: what is given under one name overrides both
 TWINS = {"attack_rate": "mix_ratio", "reinit_draws": "reinit_draw"}
+NOTHING = ("false", "null", "~", "")
 NOT_HERE = ("config", "save_config", "resume", "help")  # of the call, not of the study
 
 
-class Once(yaml.SafeLoader):
-    """YAML's safe loader, which refuses a key that stands twice."""
+class Once(yaml.BaseLoader):
+    """YAML with every value as the text that stands there, as on a command line: YAML's own
+    meanings would make 8 of 010 and 90 of 1:30. It refuses a key that stands twice.
+    """
 
     def construct_mapping(self, node, deep=False):
         """A mapping; UserError for a key that it has already."""
@@ -38,7 +41,8 @@ class Once(yaml.SafeLoader):
 def read(path):
     """The flags of a YAML file as words of a command line; UserError if it is no mapping of flags.
 
-    A list becomes several values; true is a flag alone; false, null and an empty list none.
+    A list becomes several values; true is a flag alone; false, null, nothing and an empty list
+    none.
     """
     try:
         with open(path, encoding="utf-8") as file:
@@ -48,6 +52,10 @@ def read(path):
     except (OSError, UnicodeDecodeError) as error:
         why = getattr(error, "strerror", None) or "it is no UTF-8 text"
         raise UserError(f"--config={path} cannot be read ({why}): name a YAML file") from None
+    except RecursionError:
+        raise UserError(
+            f"--config={path} nests lists too deep: values and lists are right"
+        ) from None
     except yaml.YAMLError as error:
         mark = getattr(error, "problem_mark", None)
         where = f" in line {mark.line + 1}" if mark else ""
@@ -59,17 +67,17 @@ def read(path):
     words = []
     for name, value in flags.items():
         values = value if isinstance(value, list) else [value]
-        if not isinstance(name, str) or any(isinstance(one, list | dict) for one in values):
+        if not str(name).isidentifier() or any(isinstance(one, list | dict) for one in values):
             raise UserError(f"--config={path}: {name!r} is no flag with a value or a list: {right}")
         if name in NOT_HERE:
             raise UserError(f"--config={path}: {name} is of the command line, not of a file")
-        values = [one for one in values if one is not None and one is not False]
-        if len(values) == 1 and values[0] is True:  # 1 equals True
+        values = [one for one in values if one.lower() not in NOTHING]
+        if len(values) == 1 and values[0].lower() == "true":
             words.append(f"--{name}")
         elif len(values) == 1:  # a value that begins with a dash stays a value
             words.append(f"--{name}={values[0]}")
         elif values:
-            words += [f"--{name}", *map(str, values)]
+            words += [f"--{name}", *values]
     return words
 
 
@@ -81,13 +89,16 @@ def merged(file, typed):
 
 
 def write(path, flags):
-    """Write flags (a dict) as such a file; UserError if one of that name is there already."""
+    """Write flags (a dict) as such a file; UserError if another of that name is there already."""
     path = Path(path)
-    if path.exists():
-        right = "remove it, or name another"
-        raise UserError(f"--save_config={path} is there already: {right}")
     plain = {n: list(v) if isinstance(v, tuple) else v for n, v in flags.items()}
+    text = yaml.safe_dump(plain, sort_keys=False, default_flow_style=None)
     try:
-        write_text(path, yaml.safe_dump(plain, sort_keys=False, default_flow_style=None))
+        if path.exists():
+            if path.is_file() and path.read_bytes() == text.encode():
+                return  # the same command once more
+            right = "remove it, or name another"
+            raise UserError(f"--save_config={path} is there already, and says other: {right}")
+        write_text(path, text)
     except OSError as error:
         raise UserError(f"--save_config={path} cannot be written ({error.strerror})") from error

@@ -14,7 +14,7 @@ from torch.func import functional_call
 import archs
 import pruning
 from archs.parts import Normalise, initialise
-from utils import Registry, UserError
+from utils import Registry, UserError, must
 
 SMALL = [
     name
@@ -309,7 +309,7 @@ AT_INIT = [name for name, entry in pruning.CRITERIA.items() if entry.of_theta0]
 def test_every_arch_keeps_exact_counts_twice_the_same_and_is_left_untouched(
     arch, criterion, monkeypatch
 ):
-    quick = Registry("criterion", lambda entry: callable(entry.scores))
+    quick = Registry("criterion", must(lambda entry: callable(entry.scores), "a Criterion"))
     quick.update(pruning.CRITERIA)
     quick["quick synflow"] = pruning.Criterion(pruning.synflow, of_theta0=True, steps=3)
     monkeypatch.setattr(pruning, "CRITERIA", quick)

@@ -281,8 +281,10 @@ def test_the_densities_and_the_radius_that_are_drawn():
     assert (
         drawn.one_radius([0, 0.1, 0.3], {0.2}) == drawn.one_radius([0, 0.1, 0.3], {0, 0.3}) == 0.1
     )
-    rows = pd.DataFrame({"density": [1, 0.511, 0.26]})
-    assert list(drawn.near(rows, 0.5).density) == [0.511] and drawn.near(rows, 0.1).empty
+    rows = pd.DataFrame({"run": "a", "density": [1, 0.511, 0.49, 0.26]})
+    assert list(drawn.near(rows, 0.5).density) == [0.49] and drawn.near(rows, 0.1).empty
+    slow = pd.DataFrame({"run": list("aabb"), "density": [1, 0.97, 1, 0.99]})
+    assert list(drawn.near(slow, 1).density) == [1, 1]  # not the mean of rounds beside them
 
 
 def test_steps_too_short_for_their_radius_are_known():

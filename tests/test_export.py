@@ -128,7 +128,7 @@ def test_the_lines_that_are_printed_load_the_file(run, tmp_path, capsys):
     for kind in ("dense", "masked"):
         assert leave(f"{run}@3", "-o", tmp_path / f"{kind}.pt", f"--format={kind}") == 0
         told = [line[2:] for line in capsys.readouterr().out.splitlines() if line[:2] == "  "][1:]
-        names = {"archs": archs, "torch": torch}
+        names = {}
         exec("\n".join(told), names)
         images = torch.rand(3, 1, 28, 28)
         assert torch.equal(names["net"](images), net(images))

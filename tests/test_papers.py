@@ -118,3 +118,32 @@ def test_a_page_is_filled_with_what_a_paper_reports(tmp_path):
     assert "| FGSM-trained, clean test images (%) | 100 % | 98.25 | 98.26 ± 0.02 |" in text
     with pytest.raises(UserError, match="not of a paper's protocol"):
         fill("<!-- exp7 paper -->\n<!-- end -->", {"7": saved | {"paper": []}}, "page")
+
+
+@pytest.mark.parametrize(
+    "flags",
+    [{"epsilon": 0.1}, {"prune_schedule": "oneshot"}, {"lr_schedule": "cosine"},
+     {"train_fraction": 0.5}, {"init": "torch"}, {"mix_ratio": 1.0}, {"prune_scope": "global"}],
+)  # fmt: skip
+def test_runs_of_another_protocol_are_not_held_against_the_paper(flags, capsys):
+    """Defect: six flags were looked at, and runs at another radius met the paper's figures."""
+    arms = [{"attack": "fgsm"}, {"attack": "pgd"}]
+    saved = answered("7", planted("cosentino", arms, cosentinos(0), **flags))
+    assert not saved["paper"]
+    name = next(iter(flags))
+    assert f"have another --{name} than --preset=cosentino" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("kind", ["lt", "reinit"])
+def test_half_of_frankles_runs_are_no_traceback(kind):
+    """Defect: a KeyError where all runs of one kind were unfinished."""
+    table = planted("frankle", [{"attack": "fgsm", "mix_ratio": 0.0}], lambda *_: {
+        "test_accuracy": 98.0, "early_stop_iteration": 100.0})  # fmt: skip
+    table.loc[table.prune_type == kind, "done"] = False
+    assert not answered("frankle", table)["paper"]
+
+
+def test_runs_not_tested_by_an_attack_lack_its_figures_only():
+    table = planted("cosentino", ARMS, cosentinos(0)).drop(columns=FGSM)
+    rows = answered("7", table)["paper"]
+    assert rows and not any("white-box FGSM" in row["what"] for row in rows)

@@ -218,11 +218,12 @@ def test_a_changed_attack_makes_its_images_anew(tmp_path, monkeypatch, capsys):
     "registry, name, entry, says",
     [
         (CRITERIA, "magnitude", Criterion(largest_gradient), "is there already"),
-        (CRITERIA, "mine", Criterion(None), "a function is needed"),
-        (CRITERIA, "mine", None, "a function is needed"),
-        (ATTACKS, "mine", {"linf": Attack(mi_fgsm, {"no_such": 1})}, "parameters in PARAMETERS"),
-        (ATTACKS, "mine", {}, "a dict of norm and Attack"),
-        (PRUNE_TYPES, "mine", None, "a function is needed"),
+        (CRITERIA, "mine", Criterion(None), "a Criterion is needed"),
+        (CRITERIA, "mine", None, "a Criterion is needed"),
+        (ATTACKS, "mine", {"linf": Attack(mi_fgsm, {"no_such": 1})}, "'no_such', which is not in"),
+        (ATTACKS, "mine", {"l2": mi_fgsm}, "no Attack with a function in 'l2'"),
+        (ATTACKS, "mine", {}, "no dict of norm and Attack"),
+        (PRUNE_TYPES, "mine", None, "a PruneType is needed"),
         (PARAMETERS, "mine", 3.0, "a Parameter is needed"),
     ],
 )  # fmt: skip

@@ -13,7 +13,7 @@ import pytest
 from scipy import stats as scipy_stats
 
 import report
-from helpers import DENSITIES, fake_run, fake_study
+from helpers import DENSITIES, fake_run, fake_study, only
 from results import published, stats, words
 from results.answer import Study
 from results.declared import rounds_of
@@ -21,10 +21,11 @@ from results.question import Contrast, Factor, Panel, Question
 from results.questions import QUESTIONS
 from results.table import load
 from store.files import read_csv, write_csv
+from store.saved import saved_run
 
 
 def rate(value, **flags):
-    return {"attack": "fgsm", "mix_ratio": value, **flags}
+    return {"attack": "fgsm", "mix_ratio": float(value), **flags}
 
 
 def answer(experiment, *folders, **tables):
@@ -285,6 +286,10 @@ def two_tickets(tmp_path_factory):
     """Runs of experiment 3: own masks, and the other data's."""
     folder = tmp_path_factory.mktemp("two")
     runs = fake_study(folder / "runs", [(rate(0), 2, 95), (rate(0.5), 2, 95)])
+    names = {
+        value: saved_run(only(folder / "runs", f"*-fgsm{value:g}-lt-s0-*")).ticket_name
+        for value in (0, 0.5)
+    }
     rng = np.random.default_rng(1)
     for value in (0, 0.5):
         source = fake_run(folder / "source", [1.0] * 5, seed=9, **rate(value))
@@ -294,8 +299,7 @@ def two_tickets(tmp_path_factory):
         for kind, level in (("lt", 97), ("reinit", 95), ("shuffle", 94)):
             for seed in range(5):
                 levels = (level + rng.normal(0, 0.05, 5)).tolist()
-                arm = f"digits-fc1-fgsm{value:g}-lt-0123abcd"
-                flags = {"ticket": str(source), "ticket_arm": arm, "ticket_seed": seed}
+                flags = {"ticket": str(source), "ticket_arm": names[value], "ticket_seed": seed}
                 path = fake_run(folder / "transfer", levels, prune_type=kind, seed=seed,
                                 **rate(0.5 - value))  # fmt: skip
                 config = json.loads((path / "config.json").read_text())
@@ -342,6 +346,33 @@ def test_same_ticket(tmp_path, two_tickets, gaps, more, verdict, words):
     assert ceiling == [0.4] * 5
 
 
+def test_a_ticket_of_another_attack_or_recipe_is_not_the_other_datas(two_tickets):
+    """Defect: any ticket whose name ended in another number was; one of noise was a traceback."""
+    ticket = QUESTIONS["3"].factors["ticket"].of
+    table = load([f"{two_tickets[1]}/*"]).drop_duplicates("folder")
+    flags = table[(table.prune_type == "lt") & (table.mix_ratio == 0)].iloc[0].to_dict()
+    assert ticket(flags) == "other data's ticket"
+    arm = flags["ticket_arm"]
+    for other in ("digits-fc1-omit0.5-lt-0123abcd", "digits-fc1-noise0.5-lt-0123abcd",
+                  "digits-fc1-clean-lt-0123abcd", arm[:-1] + ("0" if arm[-1] != "0" else "1"),
+                  f"{arm}@3"):  # fmt: skip
+        assert "is not the other data's" in ticket(flags | {"ticket_arm": other}), other
+    assert "is not the other data's" in ticket(flags | {"ticket_seed": flags["seed"] + 1})
+
+
+def test_arms_of_two_files_of_one_name_are_not_compared(tmp_path, capsys):
+    """Defect: data_id was free between arms, so clean runs of one file met attacked ones of
+    another.
+    """
+    for name, value in (("one", 0), ("two", 0.5)):
+        for path in fake_study(tmp_path / name, [(rate(value), 1, 95)]).glob("*/config.json"):
+            config = json.loads(path.read_text())
+            config["flags"]["data_id"] = name
+            path.write_text(json.dumps(config))
+    runs = [f"{tmp_path}/{name}/*" for name in ("one", "two")]
+    assert "differ in --data_id" in fails(capsys, *runs, "--experiment=1", "-o", tmp_path / "no")
+
+
 def test_the_overlap_of_other_runs_is_refused(tmp_path, two_tickets, capsys):
     runs = [f"{folder}/*" for folder in two_tickets]
     argv = [*runs, "--experiment=3", "--tickets", tmp_path / "tickets", "-o", tmp_path / "no"]
@@ -352,6 +383,13 @@ def test_the_overlap_of_other_runs_is_refused(tmp_path, two_tickets, capsys):
     assert "damaged" in fails(capsys, *argv)
     assert not (tmp_path / "no").exists()
     write_csv(tmp_path / "tickets" / "groups.csv", groups(0, 0.1, 0.1, 0.1, 0))
+    # masks of other arms than these runs': noise as --b, say
+    own = [saved_run(only(two_tickets[0], f"*-fgsm{v}-lt-s0-*")).ticket_name for v in ("0", "0.5")]
+    others = groups(0, 0.1, 0.1, 0.1, 0, arm_a=own[0], arm_b="digits-fc1-noise0.5-lt-0123abcd")
+    write_csv(tmp_path / "tickets" / "groups.csv", others)
+    assert "compares masks of digits-fc1-noise0.5-lt" in fails(capsys, *argv)
+    sound = groups(0, 0.1, 0.1, 0.1, 0, arm_a=own[0], arm_b=own[1])
+    write_csv(tmp_path / "tickets" / "groups.csv", sound)
     options = ["--tickets", str(tmp_path / "tickets")]
     saved = reported(tmp_path, 3, *two_tickets, options=options)
     assert f"--tickets {tmp_path / 'tickets'}" in saved["commands"][-1]

@@ -15,6 +15,7 @@ class Fake:
     """As much of wandb as a run calls."""
 
     Settings = staticmethod(lambda **settings: settings)
+    api = SimpleNamespace(api_key="a key")
 
     def __init__(self, fails=False):
         self.entries, self.fails = [], fails
