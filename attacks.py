@@ -239,16 +239,23 @@ def still_open(done):
     return (~done).reshape(-1, done.shape[-1]).any(0).nonzero().squeeze(1)
 
 
+def check_shape(settings, images, attacked):
+    """UserError unless what an attack made of `images` are images of their shape."""
+    if not isinstance(attacked, torch.Tensor) or attacked.shape != images.shape:
+        who = f"the attack {settings.attack!r} in {settings.norm} returned"
+        got = getattr(attacked, "shape", type(attacked).__name__)
+        got = got if isinstance(got, str) else tuple(got)
+        raise UserError(
+            f"{who} {got}: images of the shape it got, {tuple(images.shape)}, are right"
+        )
+
+
 def check_made(settings, images, attacked):
     """UserError where an attack made of `images` what no attack may return: another shape, numbers
     that are none, pixels outside [0, 1], or more than its epsilon away. Waits for the device.
     """
+    check_shape(settings, images, attacked)
     who = f"the attack {settings.attack!r} in {settings.norm} returned"
-    if not isinstance(attacked, torch.Tensor) or attacked.shape != images.shape:
-        got = tuple(attacked.shape) if isinstance(attacked, torch.Tensor) else type(attacked)
-        raise UserError(
-            f"{who} {got}: images of the shape it got, {tuple(images.shape)}, are right"
-        )
     low, high = attacked.aminmax() if attacked.numel() else (torch.zeros(()), torch.ones(()))
     if not (low >= -ROUNDING and high <= 1 + ROUNDING):  # or they are no numbers
         raise UserError(f"{who} pixels from {low:.4g} to {high:.4g}: clamp them to [0, 1]")

@@ -105,12 +105,14 @@ def read_tables(question, place):
 
 def make_parser():
     """The argparse parser of report.py."""
+    sound = [(n, q) for n, q in QUESTIONS.items() if n not in QUESTIONS.wrong]
+    titles = [f"  {name:6} {question.title}" for name, question in sound]
     parser = OneLineParser(
         prog="report.py",
         usage="python report.py (--experiment=N RUN ... | --from FOLDER) [-o FOLDER]",
         description="Answer a question from run folders, and rebuild report.html.",
         allow_abbrev=False,
-        epilog="\n".join(["experiments:", *(f"  {n:6} {q.title}" for n, q in QUESTIONS.items())]),
+        epilog="\n".join(["experiments:", *titles]),
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     wanted = "run folders, or quoted patterns such as 'runs/main/*'"

@@ -14,6 +14,7 @@ from torch import nn
 from torch.func import functional_call
 
 import pruning
+from attacks import check_shape
 from engine.net import Net
 from utils import shuffled, stream
 
@@ -126,7 +127,9 @@ class Cohort:
         """
         signs = settings.signs() if self.nets else None
         if not signs:
-            return settings.entry().make(self.logits, images, labels, settings, starts)
+            attacked = settings.entry().make(self.logits, images, labels, settings, starts)
+            check_shape(settings, images, attacked)
+            return attacked
         draws = [starts(0).expand(images.shape)] if signs.starts else []
 
         def attack(net, x, y, *draw):

@@ -32,6 +32,7 @@ def overlap(study, tables):
         raise UserError(f"experiment 3 needs --tickets: {wrote}")
     groups, at, density = tables["groups"], study.at[""], study.density[""]
     _check_arms(study, groups)
+    groups = groups.drop(columns=["arm_a", "arm_b"], errors="ignore")
     try:
         groups = groups[groups["round"].astype(str) != "all"].apply(pd.to_numeric).assign(block="")
         shown = [name for name in OVERLAPS if name in groups]

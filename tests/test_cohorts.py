@@ -9,7 +9,7 @@ import torch
 import train
 from attacks import ATTACKS, PARAMETERS
 from config import all_flags
-from helpers import go, numbers, same
+from helpers import go, make_data, numbers, same
 from study.cohorts import cohorts, new_run
 from study.request import parse_runs
 
@@ -158,3 +158,34 @@ def test_bf16_trains_alone(tmp_path):
     flags = [f"--runs_dir={tmp_path}", "--precision=bf16", "--seed", "0", "1", "--cohort_size=2"]
     runs = [new_run(config) for config in parse_runs(flags).configs]
     assert [len(cohort) for cohort in cohorts(runs)] == [1, 1]
+
+
+@pytest.mark.parametrize(
+    "flags",
+    [["--prune_type", "reinit", "shuffle", "--rewind_epoch=1"],
+     ["--prune_type", "lt", "finetune", "rewind_lr", "--lr_drops=1"]],
+)  # fmt: skip
+def test_prune_types_of_other_epochs_and_rates_end_as_alone(flags, tmp_path, cache):
+    """Defect: the first run of a cohort decided for all at which epoch a round begins and by which
+    rates it trains: reinit had one epoch of three, and 63 % where it has 88 alone.
+    """
+    flags = [
+        *flags,
+        "--prune_iterations=3",
+        "--end_iter=2",
+        "--batch_size=200",
+        "--eval_examples=20",
+    ]
+    folders = {}
+    for size in (1, 8):
+        folders[size] = tmp_path / str(size)
+        assert go(folders[size], *flags, f"--cohort_size={size}", f"--cache_dir={cache}") == 0
+    for path in sorted(folders[1].iterdir()):
+        close(numbers(path), numbers(folders[8] / path.name))
+
+
+def test_runs_of_two_schedules_in_one_cohort_are_refused():
+    configs = [parse_runs([f"--prune_type={kind}", "--rewind_epoch=1"]).configs[0]
+               for kind in ("lt", "reinit")]  # fmt: skip
+    with pytest.raises(ValueError, match="begin at one epoch"):
+        train.fit(None, make_data(2), configs, 1)

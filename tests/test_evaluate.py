@@ -15,6 +15,7 @@ from config import attack_settings, resolve
 from helpers import DENSITIES, fake_run, go, only, python
 from results import robustness
 from results import robustness_figures as drawn
+from results.table import EVALUATION
 from store.files import read_csv, write_json
 from store.saved import saved_config, saved_run
 from study import attack_commands
@@ -346,3 +347,28 @@ def test_every_attack_has_words():
             config = resolve({"attack": name, "norm": norm, **share}, (1, 28, 28))
             words = drawn.attack_in_words(config, name, False)
             assert words and "_" not in words and drawn.trained_on(config).startswith("trained on")
+
+
+def test_autoattack_has_no_radius_of_an_l2_attack(folder, capsys):
+    """Defect: it attacked in linf at the radius of the run's l2 attack, and saved 0 %."""
+    steps = {"attack_steps": 3, "attack_step_size": 0.5}
+    with_flags(folder, attack="pgd", norm="l2", mix_ratio=0.5, epsilon=2.0, **steps)
+    assert evaluate(folder, "--attacks", "autoattack", "--examples=5") == 2
+    told = capsys.readouterr().err
+    assert "name a radius by --epsilon" in told and told.count("\n") == 1
+
+
+def test_radii_that_one_file_would_have_are_refused(folder, capsys):
+    flags = ["--attacks", "fgsm", "--epsilons", "0.1", "0.10000001"]
+    assert evaluate(folder, *flags) == 2
+    assert "each radius once" in capsys.readouterr().err
+
+
+def test_a_files_name_says_what_was_not_the_runs_own():
+    """Defect: radius 1e-05 was read as 5 images at the run's own."""
+    for name, parts in {
+        "fgsm+autoattack-100": ("fgsm+autoattack", "100", None),
+        "autoattack-1000-epsilon1e-05": ("autoattack", "1000", "-epsilon1e-05"),
+        "pgd-10-steps40-epsilon0.1": ("pgd", "10", "-steps40-epsilon0.1"),
+    }.items():
+        assert EVALUATION.fullmatch(f"attacked_evaluation-{name}.csv").groups() == parts

@@ -11,6 +11,7 @@ import pytest
 import torch
 from torch import nn
 
+import attacked.cache as cache_module
 import main
 import plots
 import report
@@ -214,6 +215,14 @@ def test_a_changed_attack_makes_its_images_anew(tmp_path, monkeypatch, capsys):
     assert code_of(brighter) == code_of(commented) != code_of(darker)
 
 
+def asked(along="kind", pairs=("lt", "reinit"), **more):
+    """A question with one contrast."""
+    return Question(
+        "Which?", {"kind": Factor("prune_type", ("lt", "reinit"))},
+        {"gain": Contrast("above", "below", along, pairs, **more)}, panels=(), colour="kind",
+    )  # fmt: skip
+
+
 @pytest.mark.parametrize(
     "registry, name, entry, says",
     [
@@ -246,3 +255,73 @@ def test_a_registry_names_the_nearest():
     registry["apple"] = len
     with pytest.raises(UserError, match="unknown thing 'aple': did you mean 'apple'"):
         registry.choose("aple")
+
+
+@pytest.mark.parametrize(
+    "make, says",
+    [
+        (lambda p, x, y, s, t: x + 1, "pixels from"),
+        (lambda p, x, y, s, t: (x + 0.5).clamp(0, 1), "an image 0.5 away from its own, in linf"),
+        (lambda p, x, y, s, t: x[..., :5], "images of the shape it got"),
+        (lambda p, x, y, s, t: x * torch.nan, "pixels from nan to nan"),
+        (lambda p, x, y, s, t: None, "NoneType"),
+    ],
+)
+def test_what_no_attack_may_return_is_one_line(make, says, tmp_path, monkeypatch, capsys):
+    """Defect: images beyond epsilon, or outside [0, 1], trained without a word."""
+    monkeypatch.setitem(ATTACKS, "rude", {"linf": Attack(make, {"epsilon": (0.1, 0.1)})})
+    few = ["--prune_iterations=1", "--end_iter=1", "--surrogate=fc1_nobias"]
+    few += ["--surrogate_epochs=1", f"--cache_dir={tmp_path / 'cache'}"]
+    for number, flags in enumerate(
+        (["--attack=rude", "--mix_ratio=0.5"],
+         ["--attack=rude", "--mix_ratio=0.5", "--attack_mode=online"],
+         ["--eval_attacks", "rude"])
+    ):  # fmt: skip
+        monkeypatch.setattr(
+            cache_module, "code_of", lambda function: "rude"
+        )  # a lambda has no name
+        assert go(tmp_path / str(number), *few, *flags) == 2
+        told = capsys.readouterr().err
+        assert says in told and "'rude'" in told and told.count("\n") == 1, told
+
+
+@pytest.mark.parametrize(
+    "scores, says",
+    [
+        (lambda model, masks, batch: {}, "gave no scores of net.fc1.weight"),
+        (lambda model, masks, batch: {n: m[:1].float() for n, m in masks.items()}, "have shape"),
+        (lambda model, masks, batch: {n: m * torch.nan for n, m in masks.items()},
+         "the weights are, so it is the criterion's own"),
+    ],
+)  # fmt: skip
+def test_what_no_criterion_may_return_is_one_line(scores, says, tmp_path, monkeypatch, capsys):
+    monkeypatch.setitem(CRITERIA, "rude", Criterion(scores))
+    assert go(tmp_path, "--criterion=rude", "--prune_iterations=2", "--end_iter=1") == 2
+    told = capsys.readouterr().err
+    assert says in told and told.count("\n") == 1
+
+
+def test_a_network_that_cannot_be_imported_is_one_line(tmp_path, monkeypatch, capsys):
+    monkeypatch.setitem(ARCHS, "nowhere", "archs.fc:no_such")
+    assert go(tmp_path, "--arch_type=nowhere") == 2
+    told = capsys.readouterr().err
+    assert "'archs.fc:no_such', which cannot be had" in told and told.count("\n") == 1
+
+
+@pytest.mark.parametrize(
+    "question, says",
+    [
+        (3.0, "a Question is needed"),
+        (asked(along="speed"), "names a factor 'speed'"),
+        (asked(pairs=("lt", "fast")), "compares 'fast' in contrast 'gain'"),
+        (asked(where={"rate": 0}), "names a factor 'rate'"),
+    ],
+)
+def test_a_question_that_cannot_be_is_one_line(question, says, tmp_path, capsys):
+    QUESTIONS["mine"] = question
+    try:
+        assert report.main(["--experiment=1", "runs/*", "-o", str(tmp_path / "no")]) == 2
+    finally:
+        del QUESTIONS["mine"]
+    told = capsys.readouterr().err
+    assert says in told and told.count("\n") == 1

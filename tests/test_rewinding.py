@@ -5,6 +5,7 @@ command line's own function.
 import json
 import shutil
 
+import numpy as np
 import pytest
 import torch
 
@@ -269,3 +270,31 @@ def test_a_criterion_looks_at_the_whole_net_whatever_the_output_layers_rate(crit
     kept = read_csv(run / "rounds.csv")[1]["kept"]
     assert kept == round(0.5 * 265200) + 900
     assert int(masks(run, 1)["net.fc3.weight"].sum()) != 900
+
+
+def test_a_ticket_of_other_data_is_normalised_by_this_runs_data(tmp_path, cache):
+    """Defect: theta_0 brought the normalisation of the ticket's data, fresh weights their own, so
+    that lt - reinit was one of normalisation.
+    """
+    rng = np.random.default_rng(0)
+    dark = {
+        f"{part}_{what}": values
+        for part, count in (("train", 300), ("test", 50))
+        for what, values in (
+            ("images", rng.integers(0, 60, (count, 28, 28), np.uint8)),
+            ("labels", np.arange(count) % 10),
+        )
+    }
+    np.savez(tmp_path / "dark.npz", **dark)
+    few = ["--prune_iterations=1", "--end_iter=1", "--val_fraction=0.1", "--workers=1"]
+    few += [f"--cache_dir={cache}", f"--data_dir={tmp_path}"]
+    assert main.main([*few, "--dataset=digits", f"--runs_dir={tmp_path / 'source'}"]) == 0
+    ticket = f"--ticket={one(tmp_path / 'source', '*')}"
+    there = [f"--runs_dir={tmp_path / 'there'}", ticket, "--prune_type", "lt", "reinit"]
+    assert main.main([*few, "--dataset=dark", *there]) == 0
+    scales = [
+        weights(one(tmp_path / "there", f"*-{kind}_ticket-*"), 0)["normalise.scale"]
+        for kind in ("lt", "reinit")
+    ]
+    own = 1 / (dark["train_images"] / 255).std()
+    assert torch.equal(*scales) and scales[0].item() == pytest.approx(own, rel=0.05)

@@ -42,7 +42,7 @@ def test_a_subset_is_the_first_images_evenly_by_class(tmp_path, capsys):
         mine = part["train_images"][part["train_labels"] == label]
         assert (mine.transpose(0, 3, 1, 2) == first).all()
     assert (part["test_labels"] == whole.test_labels).all()
-    for images in ("0", "201", "100000"):
+    for images in ("0", "-10", "201", "100000"):
         assert make_data.main([*flags, f"--images={images}"]) == 2
         assert "a multiple of 10" in capsys.readouterr().err
 

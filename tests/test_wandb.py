@@ -61,6 +61,19 @@ def test_a_package_that_is_not_there_is_one_line_before_any_work(tmp_path, monke
     assert not list(tmp_path.iterdir())
 
 
+def test_without_a_key_it_is_one_line_before_any_work(tmp_path, monkeypatch, capsys):
+    """Defect: it asked at the terminal, in the middle of a run, for an account."""
+    fake = Fake()
+    fake.api = SimpleNamespace(api_key=None)
+    monkeypatch.setitem(sys.modules, "wandb", fake)
+    monkeypatch.setattr(main.importlib.util, "find_spec", lambda name: True)
+    monkeypatch.delenv("WANDB_MODE", raising=False)
+    assert main.main([f"--runs_dir={tmp_path}", "--wandb=tickets"]) == 2
+    told = capsys.readouterr().err
+    assert "has no API key: wandb login" in told and told.count("\n") == 1
+    assert not list(tmp_path.iterdir())
+
+
 @pytest.mark.soak
 def test_the_real_package_keeps_an_entry_offline(tmp_path, monkeypatch):
     pytest.importorskip("wandb")

@@ -99,3 +99,31 @@ def test_a_file_that_cannot_be_read_is_named(tmp_path):
     for name in ("nowhere.yaml", "binary.yaml", ""):
         with pytest.raises(UserError, match="cannot be read"):
             parse_runs([f"--config={tmp_path / name}"])
+
+
+def test_a_value_is_the_text_that_stands_there(file):
+    """Defect: YAML's own meanings made seed 8 of 010, and dropped a folder called no."""
+    config = parse_runs([file("seed: 010\nruns_dir: no\nlr: 1_0e-4\n")]).configs[0]
+    assert config.seed == 10 and config.runs_dir == "no"
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [("seed: 1:30\n", "--seed"), ("seed: !!int x\n", "--seed"), ("augment: no\n", "--augment"),
+     ("seed: " + "[" * 3000 + "]" * 3000, "nests lists too deep"),
+     ("seed: !!timestamp 5x\n", "5x")],
+)  # fmt: skip
+def test_odd_values_are_one_line(text, words, file, capsys):
+    """Defect: tracebacks of YAML's own types."""
+    assert main([file(text), "--dry_run"]) == 2
+    told = capsys.readouterr().err
+    assert words in told and told.count("\n") == 1 and "Traceback" not in told
+
+
+def test_the_same_command_goes_on_though_it_saves_its_flags(tmp_path, capsys):
+    """Defect: the second call refused the file that the first had written."""
+    flags = ["--dataset=digits", f"--save_config={tmp_path / 'one.yaml'}", "--print_commands"]
+    assert main(flags) == main(flags) == 0
+    capsys.readouterr()
+    assert main([*flags, "--seed=3"]) == 2
+    assert "is there already, and says other" in capsys.readouterr().err
