@@ -182,6 +182,11 @@ def describe(name, data_dir):
     return _describe_npz(path, path.stat().st_mtime_ns)
 
 
+def attacked_already(name, data_dir):
+    """Whether a data set is a file of attacked images, as attacks.py export writes them."""
+    return name not in DATASETS and "train_attacked" in _npz_headers(_npz_path(name, data_dir))
+
+
 @functools.lru_cache  # each run of a study asks
 def _describe_npz(path, _):
     headers = _npz_headers(path)

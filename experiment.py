@@ -166,7 +166,7 @@ def open_run(lab, run, slot):
     if number := progress.next_round:
         lab.say.of(run, f"going on with round {number} of {config.prune_iterations - 1}")
     if progress.partial:
-        lab.say.of(run, f"going on {within(progress.partial)}")
+        lab.say.of(run, f"going on {progress.partial.within()}")
     if run.report:
         lab.say.of(run, quality.describe(config, run.report))
         if config.mix_ratio == 1 and not ATTACKS[config.attack][config.norm].control:
@@ -201,12 +201,6 @@ def rounds(lab, runs):
         run.folder.finish(run.config, run.progress)
         lab.say.of(run, f"done: {run.folder.path}")
     return diverged
-
-
-def within(partial):
-    """Where in a round a run was stopped, in words."""
-    after = f" after step {partial.step}" if partial.step else ""
-    return f"in epoch {partial.epoch + 1} of round {partial.round}{after}"
 
 
 def train_round(lab, cohort, runs, number, bars):

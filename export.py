@@ -124,6 +124,11 @@ def place_of(text):
     """
     if (Path(text) / "config.json").exists():
         return text, None
+    head, _, tail = text.rpartition("@")
+    if head and not tail.isdigit() and (Path(head) / "config.json").exists():
+        raise UserError(f"{text}: @{tail} is no round: a number is needed")
+    if inside := next(Path(text).glob("*/config.json"), None):
+        raise UserError(f"{text} is no run but holds runs: name one, such as {inside.parent}")
     return ticket_place(text)
 
 
@@ -164,8 +169,10 @@ def check_output(args):
     """UserError unless the output is of the format's kind, new, and in a place to write to."""
     path, suffixes = Path(args.output), FORMATS[args.format].suffixes
     if suffixes and path.suffix not in suffixes:
-        wanted = " or ".join(suffixes)
-        raise UserError(f"-o {path}: the name of a --format={args.format} ends in {wanted}")
+        others = [name for name, form in FORMATS.items() if path.suffix in form.suffixes]
+        right = f"or add --format={others[0]}" if others else "or name another --format"
+        wanted = f"a --format={args.format} ends in {' or '.join(suffixes)}"
+        raise UserError(f"-o {path}: the name of {wanted}: name it so, {right}")
     if path.exists() and path.is_dir() == bool(suffixes):
         raise UserError(f"-o {path} is {'a folder' if suffixes else 'a file'}: name another")
     full = path.exists() if suffixes else path.is_dir() and any(path.iterdir())

@@ -215,7 +215,7 @@ def draw_all(table, output):
 def main(argv=None):
     """Draw the figures of the run folders on the command line; returns the exit code."""
     about = "Draw figures and a table from run folders."
-    parser = OneLineParser(prog="plots.py", description=about)
+    parser = OneLineParser(prog="plots.py", description=about, allow_abbrev=False)
     parser.add_argument("runs", nargs="+", help="run folders: runs/*")
     where = "where PNG, PDF and CSV files go (default: plots)"
     parser.add_argument("-o", "--output", default="plots", metavar="FOLDER", help=where)

@@ -117,7 +117,8 @@ def make_parser():
     )
     wanted = "run folders, or quoted patterns such as 'runs/main/*'"
     parser.add_argument("runs", nargs="*", metavar="RUN", help=wanted)
-    parser.add_argument("--experiment", metavar="N", help="which question, as below")
+    which = parser.add_argument("--experiment", metavar="N", help="which question, as below")
+    which.completer = lambda **_: [name for name, _ in sound]
     again = "answer anew from every expN.csv and expN.json of a folder; no run is needed"
     parser.add_argument("--from", dest="source", metavar="FOLDER", help=again)
     wrote = "experiment 3: what tickets.py --a CLEAN --b ATTACKED -o FOLDER wrote"

@@ -10,6 +10,7 @@ import hashlib
 import importlib
 import json
 import os
+import re
 import sys
 import types
 from fractions import Fraction
@@ -87,13 +88,17 @@ class OneLineParser(argparse.ArgumentParser):
     Where argcomplete is installed and a shell asks it, it completes instead.
     """
 
-    def parse_args(self, args=None, namespace=None):
-        """As argparse's."""
+    def complete(self):
+        """Tell a shell that asks what could follow, and end; else nothing."""
         if "_ARGCOMPLETE" in os.environ:
             with contextlib.suppress(ImportError):
                 import argcomplete
 
                 argcomplete.autocomplete(self)
+
+    def parse_args(self, args=None, namespace=None):
+        """As argparse's."""
+        self.complete()
         return super().parse_args(args, namespace)
 
     def error(self, message):
@@ -103,8 +108,14 @@ class OneLineParser(argparse.ArgumentParser):
             flag = message.split(": ", 1)[1].split(" ")[0].split("=")[0]
             if not flag.startswith("-"):
                 right = "lists go after a space: --prune_type lt reinit, not --prune_type=lt reinit"
+                right = right if "--prune_type" in known else "leave it out, or name its flag"
                 raise UserError(f"{flag!r} belongs to no flag: {right}")
             choose("flag", flag, known, "--help lists them")
+        alone = re.fullmatch(r"argument (\S+): ignored explicit argument (.*)", message)
+        if alone:
+            raise UserError(
+                f"{alone[1]} takes no value, and not {alone[2]}: name it or leave it out"
+            )
         raise UserError(message)
 
     def run(self, argv, work, parse=None):
@@ -112,6 +123,7 @@ class OneLineParser(argparse.ArgumentParser):
 
         What the user can mend is one line on stderr and 2.
         """
+        self.complete()
         open_streams()
         args = None
         try:

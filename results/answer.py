@@ -138,7 +138,8 @@ class Study:
         for arm in itertools.product(*self.words.values()):
             if arm not in here:
                 right = "this experiment compares the others with them"
-                raise UserError(f"there are no runs of {', '.join(arm)}: {right}")
+                scripts = "the scripts of experiments/ train what each question needs"
+                raise UserError(f"there are no runs of {', '.join(arm)}: {right} ({scripts})")
         folders = first.groupby([*self.words, "seed", "reinit_draw"]).folder.agg(list)
         for same in folders[folders.map(len) > 1]:
             what = "are the same arm and seed of this experiment: leave one out"
@@ -284,7 +285,7 @@ class Study:
 
     def measures(self):
         """{column: title} of the accuracies that contrasts are read from, the declared first."""
-        own = "attacked test images (each run's own attack, surrogate's)"
+        own = "attacked test images (each run's own attack, through its surrogate)"
         titles = {self.question.measure: column_title(self.question.measure)}
         titles |= {CLEAN: column_title(CLEAN), TRANSFER: own}
         titles[MIXED] = "test images attacked at the rate of the training images"

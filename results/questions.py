@@ -94,7 +94,7 @@ KIND = Factor("prune_type", ("lt", "reinit"))
 IMAGES = Factor(images_of, key=order_of_images)
 LT, BOTH = {"prune_type": "lt"}, ("lt", "reinit")
 WINS = ("tickets (lt) beat reinit", "reinit beats tickets (lt)")
-ATTACKED = Panel(TRANSFER, "test images under its own attack (surrogate's)")
+ATTACKED = Panel(TRANSFER, "test images under its own attack, through the surrogate")
 LEAD = Contrast(*WINS, "prune_type", BOTH)
 OMITTED, NOISE, NOISE_L2 = (
     functools.partial(same_rate, control) for control in ("left out", "noise", "noise l2")

@@ -54,6 +54,11 @@ class Partial:
     random: list  # states of torch's generators, if it stopped within an epoch
     checks: list  # (iteration, validation loss, accuracy) of that epoch
 
+    def within(self):
+        """Where in a round the run was stopped, in words."""
+        after = f" after step {self.step}" if self.step else ""
+        return f"in epoch {self.epoch + 1} of round {self.round}{after}"
+
     def place(self):
         """What runs must have in common to go on together."""
         return self.epoch, self.step, sorted(self.moments)

@@ -62,6 +62,19 @@ class Hold:
                 for folder in self.made:
                     folder.rmdir()
 
+    def busy(self):
+        """Whether a process works on the run now: a killed one leaves its name, not its lock."""
+        from filelock import FileLock, Timeout
+
+        lock = self.folder.path / ".lock"
+        if not (self.folder.path / "holder.json").exists() or not lock.exists():
+            return False
+        try:
+            with FileLock(lock, timeout=0):
+                return False
+        except (Timeout, OSError):
+            return True
+
     def holder(self):
         """Who holds the run, in words."""
         try:

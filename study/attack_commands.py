@@ -15,7 +15,7 @@ from attacked.progress import Progress
 from attacks import Making
 from config import all_flags
 from results import robustness
-from study.request import make_parser, parse
+from study.request import explicit_flags, parse
 from utils import OneLineParser, UserError
 
 # flags of main.py that change an attacked data set, or say where and how fast it is made
@@ -88,7 +88,7 @@ def export(args):
 
 def config_of(flags):
     """The RunConfig of main.py's flags; notes those that change nothing in a data set."""
-    named = vars(make_parser().parse_args(flags))
+    named = explicit_flags(flags)
     for name in ("resume", "dry_run", "print_commands", "save_config"):
         if name in named:
             raise UserError(f"--{name} is of runs, and export makes none: leave it out")

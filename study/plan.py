@@ -21,14 +21,12 @@ from study.on_ray import on_ray
 def print_plan(runs, waiting):
     """What --dry_run prints: each run's folder and state, then the cohorts."""
     for run in runs:
-        count, total = run.progress.next_round, run.config.prune_iterations
-        begun = f"{count} of {total} rounds done" if count else "to do"
-        begun += f", after its ticket {run.config.ticket}" if waits(run) else ""
-        print(f"{run.folder.path}  {'done' if run.folder.done else begun}")
+        print(f"{run.folder.path}  {standing(run)}")
     plan = list(cohorts(waiting))
     largest = max(map(len, plan), default=0)
     done = f"{len(runs)} run{'s' * (len(runs) != 1)}, {len(runs) - len(waiting)} done"
-    print(f"{done}, {len(waiting)} to do in {len(plan)} cohorts of up to {largest}")
+    together = f" in {len(plan)} cohorts of up to {largest} runs" if largest > 1 else ""
+    print(f"{done}, {len(waiting)} to do{together}")
     if plan:
         from study.estimate import lines  # what trains, which a finished study needs no more
 
@@ -36,6 +34,19 @@ def print_plan(runs, waiting):
         for run in waiting:
             run.config = with_threads(run.config, threads)
         print(*lines(plan, min(len(plan), crew)), sep="\n")
+
+
+def standing(run):
+    """How far a run has come, in words, and which process is at it."""
+    if run.folder.done:
+        return "done"
+    count, partial = run.progress.next_round, run.progress.partial
+    words = f"{count} of {run.config.prune_iterations} rounds done" if count else "to do"
+    if run.folder.hold.busy():
+        return f"running, {run.folder.hold.holder()}" + (f", {words}" if count else "")
+    if partial:
+        words = f"stopped {partial.within()}"
+    return words + (f", after its ticket {run.config.ticket}" if waits(run) else "")
 
 
 def run_all(runs, total):

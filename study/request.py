@@ -16,7 +16,7 @@ from pathlib import Path
 
 from attacks import ATTACKS, PARAMETERS
 from config import PRESET_OF, PRESETS, REGISTRIES, RunConfig, all_flags, own_ticket, resolve
-from data import describe, identity
+from data import attacked_already, describe, identity
 from pruning import CRITERIA, PRUNE_TYPES
 from store.saved import must_match, saved_config
 from store.ticket import ticket_flags
@@ -223,7 +223,7 @@ def parse_runs(argv=None):
 
     UserError if it makes no sense.
     """
-    given = _typed(argv)
+    given = explicit_flags(argv)
     save = given.pop("save_config", None)
     saved = {name: value for name, value in given.items() if name not in ONCE}
     resume, preset = given.pop("resume", None), given.pop("preset", None)
@@ -283,6 +283,10 @@ def _warnings(given, configs, preset):
         lines.append(f"{what}: a share of {few[0]:g} is --prune_percent={100 * few[0]:g}")
     if any(config.augment and config.dataset in ("digits", "mnist") for config in configs):
         lines.append("--augment flips and crops digits, and a flipped 2 is no digit")
+    for name, place in dict.fromkeys((config.dataset, config.data_dir) for config in configs):
+        if attacked_already(name, place):
+            what = f"{name} holds attacked images, in training and all of the test images"
+            lines.append(f'{what}: "clean" in lines, names and figures means as the file has them')
     last = [c for c in configs if PRUNE_TYPES[c.prune_type].last_rate and c.lr_schedule == "cosine"]
     if last:
         what = f"{last[0].prune_type} trains at the last rate of the schedule, and cosine ends at 0"
@@ -297,7 +301,7 @@ def _warnings(given, configs, preset):
     return [f"warning: {line}" for line in dict.fromkeys(lines)]
 
 
-def _typed(argv):
+def explicit_flags(argv):
     """The explicit flags of a command line (a dict), over those of its --config file."""
     parser = make_parser()
     typed = vars(parser.parse_args(argv))

@@ -617,6 +617,9 @@ def test_workers_need_no_open_streams(tmp_path):
         ("main.py --prune_type re", ["reinit", "reinit_chain", "rewind_lr"]),
         ("plots.py --ou", ["--output"]),
         ("report.py --exp", ["--experiment"]),
+        ("report.py --experiment ", ["1", "frankle"]),
+        ("attacks.py ev", ["evaluate"]),
+        ("attacks.py evaluate --epsi", ["--epsilon", "--epsilons"]),
     ],
 )
 def test_a_shell_completes_flags_and_names(line, words, tmp_path):
