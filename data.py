@@ -184,7 +184,13 @@ def describe(name, data_dir):
 
 def attacked_already(name, data_dir):
     """Whether a data set is a file of attacked images, as attacks.py export writes them."""
-    return name not in DATASETS and "train_attacked" in _npz_headers(_npz_path(name, data_dir))
+    if name in DATASETS:
+        return False
+    try:
+        with zipfile.ZipFile(_npz_path(name, data_dir)) as archive:
+            return "train_attacked.npy" in archive.namelist()
+    except DAMAGED:  # which is told where it is read
+        return False
 
 
 @functools.lru_cache  # each run of a study asks

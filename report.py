@@ -180,6 +180,13 @@ def _text_of(path):
         raise UserError(f"--fill {path} cannot be read ({why}): name a Markdown page") from None
 
 
+def _filled(path, results):
+    """The text of a page with its blocks written anew, its line ends as they were."""
+    text = _text_of(path)
+    new = fill(text.replace("\r\n", "\n"), results, path)
+    return new.replace("\n", "\r\n") if "\r\n" in text else new
+
+
 def work(args):
     """Answer, write the files and the page of all that are there."""
     output = Path(args.output)
@@ -187,7 +194,7 @@ def work(args):
     results, pictures = read_results(output, but=found)
     results |= {name: saved for name, (saved, *_) in found.items()}
     ordered = {name: results[name] for name in QUESTIONS if name in results}
-    filled = {path: fill(_text_of(path), ordered, path) for path in args.fill}
+    filled = {path: _filled(path, ordered) for path in args.fill}
     page(
         ordered, dict.fromkeys(ordered, b"")
     )  # whatever is wrong is told before anything is written

@@ -8,6 +8,7 @@ import pytest
 import torch
 
 import data
+import main
 from attacked.cache import kept_surrogate
 from attacked.export import correct
 from attacked.levels import LEVELS, from_levels, to_bytes, to_levels
@@ -251,3 +252,16 @@ def test_the_script_itself(cache, tmp_path):
     for words in (["--help"], ["export", "--help"]):
         done = python("attacks.py", *words)
         assert done.returncode == 0 and "an attacked data set as an .npz" in done.stdout
+
+
+def test_a_run_on_such_a_file_is_told_what_clean_means(export, tmp_path, capsys):
+    """Defect: it called attacked images clean, without a word."""
+    assert (
+        export("--dataset=digits", "--attack=fgsm", "--mix_ratio=0.5", "-o", "half.npz").returncode
+        == 0
+    )
+    flags = ["--prune_iterations=1", "--end_iter=1", "--dry_run", f"--runs_dir={tmp_path}"]
+    assert main.main(["--dataset=half", f"--data_dir={tmp_path}", *flags]) == 0
+    assert "warning: half holds attacked images" in capsys.readouterr().out
+    assert main.main(["--dataset=digits", *flags]) == 0
+    assert "holds attacked images" not in capsys.readouterr().out

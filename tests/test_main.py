@@ -601,6 +601,24 @@ def test_an_older_run_with_a_flag_without_effect_in_its_name_goes_on(make_config
     assert main.main([f"--resume={folder.path}", "--dry_run"]) == 0
 
 
+def test_dry_run_says_who_is_at_a_run_and_where_it_was_stopped(make_config, capsys):
+    """Defect: a run that was being trained, or stopped in round 0, was "to do"."""
+    config = make_config("--dataset=digits", "--prune_iterations=2", "--end_iter=3")
+    here = [f"--runs_dir={config.runs_dir}", "--dataset=digits", "--prune_iterations=2"]
+    here += ["--end_iter=3", "--dry_run"]
+
+    def told():
+        assert main.main(here) == 0
+        return capsys.readouterr().out.splitlines()[0]
+
+    assert told().endswith("to do")
+    folder = RunFolder(Path(config.runs_dir) / config.run_name)
+    assert folder.hold.take()
+    assert f"running, process {os.getpid()} on" in told()
+    folder.release()
+    assert told().endswith("to do")
+
+
 @pytest.mark.slow
 def test_workers_need_no_open_streams(tmp_path):
     """Defect: with standard error closed each run died three times."""

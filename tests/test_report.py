@@ -774,6 +774,15 @@ def test_a_page_is_filled_with_what_was_found(made, tmp_path, capsys):
         where[3] = tmp_path / "untouched"
         assert says in fails(capsys, *where)
         assert (tmp_path / "page.md").read_text() == text and not where[3].exists()
+    # a page with the line ends of Windows, behind a link, keeps both
+    page, link = tmp_path / "real.md", tmp_path / "link.md"
+    page.write_bytes(b"a\r\n<!-- exp1 answer -->\r\nold\r\n<!-- end -->\r\nb\r\n")
+    link.symlink_to(page)
+    where[3], where[5] = tmp_path / "again", link
+    assert report.main([str(part) for part in where]) == 0
+    assert link.is_symlink() and b"old" not in page.read_bytes()
+    assert page.read_bytes().startswith(b"a\r\n<!--") and page.read_bytes().endswith(b"b\r\n")
+    where[3], where[5] = tmp_path / "untouched", tmp_path / "page.md"
     (tmp_path / "page.md").write_bytes(b"\xff\xfe")
     assert "it is no UTF-8 text" in fails(capsys, *where)
 

@@ -240,7 +240,7 @@ def test_a_kill_while_a_round_is_tested_loses_no_training(tmp_path, monkeypatch)
     same(numbers(cut), numbers(whole))
 
 
-def test_a_kill_within_a_long_epoch_loses_its_last_minute(tmp_path, monkeypatch):
+def test_a_kill_within_a_long_epoch_loses_its_last_minute(tmp_path, monkeypatch, capsys):
     """Defect: epochs of minutes, killed again and again, never came to their end."""
     assert go(tmp_path / "whole") == 0
     steps, whole = [], experiment.Bars.step
@@ -261,6 +261,8 @@ def test_a_kill_within_a_long_epoch_loses_its_last_minute(tmp_path, monkeypatch)
         kept = torch.load(next((tmp_path / "cut").glob("*/partial.pt")), weights_only=True)
         assert (kept["epoch"], kept["step"]) == (0, 6)
         steps.append(None)  # no more kills
+        assert go(tmp_path / "cut", "--dry_run") == 0
+        assert "stopped in epoch 1 of round 0 after step 6" in capsys.readouterr().out
         assert go(tmp_path / "cut") == 0
     assert steps[8] == (0, 7)  # it went on after step 6
     whole, cut = (next((tmp_path / name).iterdir()) for name in ("whole", "cut"))
