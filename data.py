@@ -313,11 +313,8 @@ def _npz_path(name, data_dir):
     path = Path(data_dir) / f"{name}.npz"
     try:
         if not path.is_file():
-            choose(
-                f"data set (there is no {path})",
-                name,
-                [*DATASETS, *sorted(p.stem for p in Path(data_dir).glob("*.npz"))],
-            )
+            names = [*DATASETS, *sorted(p.stem for p in Path(data_dir).glob("*.npz"))]
+            choose("data set", name, names, f"valid: {', '.join(names)}; there is no {path}")
     except OSError as error:
         raise UserError(f"--data_dir={data_dir} cannot be read ({error.strerror})") from error
     return path

@@ -67,7 +67,9 @@ def choose(kind, name, names, where=""):
     """
     if name in names:
         return name
-    near = difflib.get_close_matches(str(name).lower(), names, n=1, cutoff=0.4)
+    typed = str(name).lower()
+    within = [one for one in names if typed and typed in re.split(r"[^a-z0-9]+", one.lower())]
+    near = within or difflib.get_close_matches(typed, names, n=1, cutoff=0.4)
     hint = f"did you mean {near[0]!r}?" if near else "choose a valid one"
     valid = where or "valid: " + ", ".join(names)
     raise UserError(f"unknown {kind} {name!r}: {hint} ({valid})")
@@ -176,7 +178,7 @@ def whole(text):
 def nonempty(text):
     """A flag's text."""
     if not text:
-        raise argparse.ArgumentTypeError("a value is needed after the =")
+        raise argparse.ArgumentTypeError("a value is needed")
     return text
 
 
