@@ -198,6 +198,17 @@ def compare_masks(tickets, pairs, rounds):
     return overlap.similarities(pd.DataFrame(rows))
 
 
+def arms_of(tickets, groups):
+    """{"arm_a": names, "arm_b": names}: whose masks the groups hold, by which a report knows its
+    own.
+    """
+    found = {}
+    for side in "ab":
+        mine = [ticket for ticket, group in zip(tickets, groups, strict=True) if group == side]
+        found[f"arm_{side}"] = " ".join(sorted({ticket.config.ticket_name for ticket in mine}))
+    return found
+
+
 # The command -----------------------------------------------------------------------------------
 
 EPILOG = """what the columns mean (CSV: overlap.csv, one row a pair, round and layer):
@@ -359,13 +370,8 @@ def compare(args):
         runs = pd.DataFrame({"group": groups}, index=labels)
         runs["theta0"] = [ticket.theta0 for ticket in tickets]
         runs["order"] = [order_of(ticket.config) for ticket in tickets]
-        tables["groups"] = overlap.groups_by_round(total, runs)
-        # whose masks they are, by which a report knows its own
-        for side in "ab":
-            mine = {
-                t.config.ticket_name for t, of in zip(tickets, groups, strict=True) if of == side
-            }
-            tables["groups"][f"arm_{side}"] = " ".join(sorted(mine))
+        arms = arms_of(tickets, groups)
+        tables["groups"] = overlap.groups_by_round(total, runs).assign(**arms)
         print_groups(tables["groups"], names)
         if args.beside:
             tables["beside"] = beside_by_round(total, runs)

@@ -13,7 +13,6 @@ from engine.adversarial import Validation
 from engine.compiled_step import stepper_for
 from engine.graph import Replay
 from engine.place import Place
-from pruning import PRUNE_TYPES
 
 EVAL_IMAGES = 16_000  # of all runs of a cohort at a time, so that their activations fit
 
@@ -59,9 +58,6 @@ def fit(cohort, data, configs, round_number, watcher=None, keeper=None):
     """
     config, device, watcher = configs[0], data.images.device, watcher or Watcher()
     first = config.first_epoch(round_number)
-    lockstep = {(c.first_epoch(1), PRUNE_TYPES[c.prune_type].last_rate) for c in configs}
-    if len(lockstep) > 1:
-        raise ValueError("runs that train together begin at one epoch, with one schedule of rates")
     stepper = stepper_for(cohort, data, configs)
     attacked = Validation(cohort, data, configs) if config.adversarial else None
     steps = stepper.steps

@@ -265,3 +265,13 @@ def test_a_run_on_such_a_file_is_told_what_clean_means(export, tmp_path, capsys)
     assert "warning: half holds attacked images" in capsys.readouterr().out
     assert main.main(["--dataset=digits", *flags]) == 0
     assert "holds attacked images" not in capsys.readouterr().out
+
+
+def test_flags_of_a_config_file_count_as_typed_ones(export, tmp_path):
+    """Defect: dry_run in the file was passed over, and a set was written."""
+    flags = ["--dataset=digits", "--attack=fgsm", "-o", "a.npz", "--config=f.yaml"]
+    (tmp_path / "f.yaml").write_text("dry_run: true\n")
+    done = export(*flags)
+    assert done.returncode == 2 and "--dry_run is of runs" in done.stderr
+    (tmp_path / "f.yaml").write_text("lr: 0.5\n")
+    assert "note: --lr: no effect on the images" in export(*flags).stdout

@@ -9,6 +9,7 @@ import torch
 import train
 from attacks import ATTACKS, PARAMETERS
 from config import all_flags
+from engine.step import Epochs
 from helpers import go, make_data, numbers, same
 from study.cohorts import cohorts, new_run
 from study.request import parse_runs
@@ -187,5 +188,5 @@ def test_prune_types_of_other_epochs_and_rates_end_as_alone(flags, tmp_path, cac
 def test_runs_of_two_schedules_in_one_cohort_are_refused():
     configs = [parse_runs([f"--prune_type={kind}", "--rewind_epoch=1"]).configs[0]
                for kind in ("lt", "reinit")]  # fmt: skip
-    with pytest.raises(ValueError, match="begin at one epoch"):
-        train.fit(None, make_data(2), configs, 1)
+    with pytest.raises(ValueError, match="begin their rounds at one epoch"):
+        Epochs(None, make_data(2), configs)
