@@ -6,35 +6,33 @@
 #     equality    the same runs on the CPU, on the GPU, and together on the GPU: the same tickets?
 #     speed       benchmarks/speed-cuda.json
 #     exp1        experiment 1 at paper scale
-#     mnist-lenet5 mnist-resnet20 cifar10-lenet5 cifar10-resnet20   0 and 50 % attacked, three seeds
-#     alexnet vgg16 resnet18 densenet121                            the same on digits
+#     lenet5 resnet20 alexnet vgg16 resnet18 densenet121   question 4 on MNIST, three seeds
+#     cifar10-lenet5 cifar10-resnet20                      question 5 on a subset of CIFAR-10
 # SCALE=smoke does them small, on a CPU too. What comes of a part lies in runs/gpu/SCALE (RUNS_DIR).
-# It takes torch 2.9 or later, and neither numba, nor Ray, nor a network: DATA_DIR has MNIST, and
-# CIFAR-10 as torchvision keeps it, or an .npz that CIFAR names (CIFAR=cifar10_18k). DeepRobust, if
-# it is not there, comes along in a folder of PYTHONPATH (pip install --no-deps --target).
+# It takes torch 2.9 or later, and neither numba, nor Ray, nor a network: DATA_DIR has MNIST and the
+# .npz that experiments/scale.sh names. DeepRobust and texttable, if they are not there, come along
+# in a folder of PYTHONPATH (pip install --no-deps --target).
 set -euo pipefail
 cd "$(dirname "$0")/.."
 PART=${1:-} SCALE=${SCALE:-paper} PYTHON=${PYTHON:-python} LIMIT=${LIMIT:-540} # seconds a piece
-DATA_DIR=${DATA_DIR:-data} CACHE_DIR=${CACHE_DIR:-cache} CIFAR=${CIFAR:-cifar10}
+DATA_DIR=${DATA_DIR:-data} CACHE_DIR=${CACHE_DIR:-cache}
 ROOM=${RUNS_DIR:-runs}/gpu/$SCALE
-PARTS="tests equality speed exp1 mnist-lenet5 mnist-resnet20 cifar10-lenet5 cifar10-resnet20
-    alexnet vgg16 resnet18 densenet121"
+PARTS="tests equality speed exp1 lenet5 resnet20 alexnet vgg16 resnet18 densenet121 cifar10-lenet5
+    cifar10-resnet20"
 sorry() { echo "gpu.sh: error: $*" >&2; exit 2; }
 
 [[ -n $PART && " $(echo $PARTS) " = *" $PART "* ]] || sorry "PART '$PART': one of" $PARTS
-SEEDS="0 1 2" SPEED="--cuda --go_on" DEVICE=cuda LARGE="--prune_percent=40 --prune_iterations=6 --end_iter=6"
-SMALL="--prune_percent=20 --prune_iterations=12 --end_iter=6" DATASET=${PART%-*}
-[ "$DATASET" = "$PART" ] && DATASET=digits SMALL=$LARGE
+SEEDS="0 1 2" SPEED="--cuda --go_on" DEVICE=cuda NET="--precision=tf32" SCALE_OF_NETS=long
+SMALL="--prune_percent=20 --prune_iterations=12 --end_iter=6"
 case $SCALE in
 paper)
     "$PYTHON" -c "import sys, torch; sys.exit(not torch.cuda.is_available())" ||
         sorry "torch sees no CUDA device here: SCALE=smoke does it small, on a CPU too" ;;
 smoke)
-    SEEDS="0 1" SPEED=--quick DEVICE=auto DATASET=digits
+    SEEDS="0 1" SPEED=--quick DEVICE=auto NET="" SCALE_OF_NETS=smoke
     SMALL="--prune_percent=84 --prune_iterations=2 --end_iter=1" ;;
 *) sorry "SCALE=$SCALE: paper or smoke is needed" ;;
 esac
-[ "$DATASET" = cifar10 ] && DATASET=$CIFAR
 
 # study FOLDER FLAGS...: runs in a folder of the room, gone on with where they are
 study() {
@@ -42,12 +40,15 @@ study() {
         "${@:2}" ${FLAGS:-}
 }
 
-# net ARCH: what attacked images do to a network's tickets
+# net ARCH DATASET: what questions 4 and 5 ask of a network, with experiments/scale.sh's own flags
 net() {
-    local surrogate=""
-    [ "$DATASET" = digits ] && surrogate=--surrogate=fc1
-    study "$PART" --arch_type="$1" --dataset="$DATASET" --prune_type lt reinit --attack=fgsm \
-        --attack_rate 0 50 --seed $SEEDS --device=$DEVICE $surrogate $SMALL
+    (
+        export ARCHS=$1 RUNS_DIR=$ROOM FLAGS="--device=$DEVICE $NET ${FLAGS:-}"
+        SCALE=$SCALE_OF_NETS
+        source experiments/scale.sh
+        if [ "$2" = "$OTHER" ]; then archs $OTHER $OTHER_FLAGS --runs_dir="$ROOM/$PART"
+        else archs $ARCH_DATASET $ARCH_FEW $ATTACK_FLAGS --runs_dir="$ROOM/$PART"; fi
+    )
     "$PYTHON" plots.py "$ROOM/$PART"/* -o "$ROOM/plots/$PART"
 }
 
@@ -72,7 +73,8 @@ work() {
     speed) "$PYTHON" benchmarks/speed.py --data_dir="$DATA_DIR" $SPEED \
         --parts epochs networks cohorts sizes ;;
     exp1) RUNS_DIR=$ROOM REPORT=$ROOM/report bash experiments/exp1_attack_rate.sh ;;
-    *) net "${PART##*-}" ;;
+    cifar10-*) net "${PART#cifar10-}" cifar10_18k_6000 ;;
+    *) net "$PART" mnist ;;
     esac
 }
 

@@ -4,6 +4,7 @@ import os
 import subprocess
 import sys
 
+import numpy as np
 import pytest
 import torch
 
@@ -12,11 +13,10 @@ from study.request import parse_runs
 
 SCRIPT = ["bash", str(ROOT / "benchmarks" / "gpu.sh")]
 NETWORKS = {
-    "mnist-lenet5": ("lenet5", "mnist"),
-    "mnist-resnet20": ("resnet20", "mnist"),
-    "cifar10-lenet5": ("lenet5", "cifar10"),
-    "cifar10-resnet20": ("resnet20", "cifar10"),
-    **{arch: (arch, "digits") for arch in ("alexnet", "vgg16", "resnet18", "densenet121")},
+    **{arch: (arch, "mnist") for arch in ("lenet5", "resnet20", "alexnet", "vgg16", "resnet18")},
+    "densenet121": ("densenet121", "mnist"),
+    "cifar10-lenet5": ("lenet5", "cifar10_18k_6000"),
+    "cifar10-resnet20": ("resnet20", "cifar10_18k_6000"),
 }
 
 
@@ -35,13 +35,13 @@ def gpu(part, folder, **told):
 def recorded(tmp_path):
     """A function of a part and a scale: the commands it would run, each a list of arguments."""
 
-    def commands(part, scale):
+    def commands(part, scale, **told):
         recorder, log = tmp_path / "python", tmp_path / "calls"
         record = f"""printf '%s\\0' "$@" >> {log}; printf '\\036\\0' >> {log}"""
         recorder.write_text(f"#!/bin/sh\n{record}\n")
         recorder.chmod(0o755)
         log.unlink(missing_ok=True)
-        done = gpu([part], tmp_path, SCALE=scale, PYTHON=recorder)
+        done = gpu([part], tmp_path, SCALE=scale, PYTHON=recorder, **told)
         assert done.returncode == 0 and f"{part}: done" in done.stdout, done.stderr
         calls = [line.split("\0")[:-1] for line in log.read_text().split("\x1e\0")[:-1]]
         return [call for call in calls if call[0] != "-c"]  # which asks for a GPU
@@ -51,17 +51,23 @@ def recorded(tmp_path):
 
 @pytest.mark.parametrize("scale", ["paper", "smoke"])
 @pytest.mark.parametrize("part", NETWORKS)
-def test_a_network_trains_with_three_seeds_clean_and_attacked(part, scale, recorded):
+def test_a_network_trains_with_three_seeds_and_the_controls(part, scale, recorded, tmp_path):
     arch, dataset = NETWORKS[part]
-    (main, *flags), (plots, *_) = recorded(part, scale)
-    runs = parse_runs(flags).configs
+    images = np.zeros((20, 32, 32, 3), np.uint8)
+    arrays = {"train_images": images, "train_labels": np.arange(20) % 10}
+    arrays |= {"test_images": images, "test_labels": np.arange(20) % 10}
+    np.savez(tmp_path / "cifar10_18k_6000.npz", **arrays)
+    *mains, (plots, *_) = recorded(part, scale, DATA_DIR=tmp_path)
+    runs = [run for main, *flags in mains for run in parse_runs(flags).configs]
     paper = scale == "paper"
-    assert (main, plots) == ("main.py", "plots.py")
-    assert {run.arch_type for run in runs} == {arch} and len(runs) == (12 if paper else 8)
+    assert {main for main, *_ in mains} == {"main.py"} and plots == "plots.py"
+    assert {run.arch_type for run in runs} == {arch} and len(runs) == (18 if paper else 12)
     assert {run.dataset for run in runs} == {dataset if paper else "digits"}
     assert {run.device for run in runs} == {"cuda" if paper else "auto"}
-    assert {run.mix_ratio for run in runs} == {0, 0.5}
-    assert all(run.prune_iterations * run.end_iter > 30 for run in runs) == paper
+    assert {(run.attack, run.mix_ratio) for run in runs} == {
+        ("fgsm", 0), ("fgsm", 0.5), ("omit", 0.5)
+    }  # fmt: skip
+    assert all(run.prune_iterations * run.end_iter > 20 for run in runs) == paper
 
 
 @pytest.mark.parametrize("scale", ["paper", "smoke"])
@@ -88,23 +94,23 @@ def test_a_piece_ends_in_time_and_the_next_goes_on_where_it_was(tmp_path):
     told, places = {"SCALE": "smoke", "FLAGS": flags}, []
     room = tmp_path / "runs" / "gpu" / "smoke"
     for _ in range(10):  # on a busy machine the surrogate may take the first pieces
-        piece = gpu(["mnist-lenet5"], tmp_path, LIMIT=12, **told)
+        piece = gpu(["lenet5"], tmp_path, LIMIT=12, **told)
         assert piece.returncode == 75 and "the same command goes on" in piece.stdout, piece.stderr
-        for path in (room / "mnist-lenet5").glob("*/partial.pt"):
+        for path in (room / "lenet5").glob("*/partial.pt"):
             state = torch.load(path, weights_only=True)
             places.append((state["epoch"], state["step"]))
         if len(places) == 2:
             break
     assert places[0] < places[1]
     told["FLAGS"] = flags.replace("20000", "1")
-    done = gpu(["mnist-lenet5"], tmp_path, **told)
-    assert done.returncode == 0 and "mnist-lenet5: done in" in done.stdout, done.stderr
-    assert len(list((room / "mnist-lenet5").glob("*/DONE"))) == 8
-    assert only(room / "plots" / "mnist-lenet5", "*-accuracy.png").stat().st_size
+    done = gpu(["lenet5"], tmp_path, **told)
+    assert done.returncode == 0 and "lenet5: done in" in done.stdout, done.stderr
+    assert len(list((room / "lenet5").glob("*/DONE"))) == 12
+    assert only(room / "plots" / "lenet5", "*-accuracy.png").stat().st_size
 
 
 def test_what_cannot_be_is_told_in_a_line(tmp_path):
-    parts = "one of tests equality speed exp1 mnist-lenet5"
+    parts = "one of tests equality speed exp1 lenet5"
     refused(gpu([], tmp_path), parts)
     refused(gpu(["lenet"], tmp_path), f"PART 'lenet': {parts}")
     refused(gpu(["speed"], tmp_path, SCALE="huge"), "SCALE=huge: paper or smoke is needed")
