@@ -684,7 +684,7 @@ ATTACK_BATCH = 64
 
 
 def attack_test_images(
-    predict, lead, settings, images, labels, index, make=None, reach=lambda done: None
+    predict, lead, settings, images, labels, index, make=None, reach=lambda done: None, check=None
 ):
     """Images (P, C, H, W) attacked against networks `predict`, each by itself.
 
@@ -693,7 +693,7 @@ def attack_test_images(
     (R,), (1,) for one: accuracy in percent; mean L2 of those changed; and the percent that the
     attack left as they were though classified correctly: a zero gradient, not robustness.
     index: (P,) numpy positions of the images in the test set, which name their random starts.
-    reach(n) is called when n images are done.
+    reach(n) is called when n images are done; check(settings, images, attacked) after each batch.
     """
     make, runs = make or functools.partial(settings.entry().make, predict), math.prod(lead)
     hits, length, changed, unmoved = (torch.zeros(runs, device=labels.device) for _ in range(4))
@@ -704,7 +704,8 @@ def attack_test_images(
         x = images[part].expand(*lead, *images[part].shape)
         y = labels[part].expand(*lead, -1)
         attacked = make(x, y, settings, starts_for(0, "test", index[part], x))
-        check_made(settings, x, attacked)
+        if check:
+            check(settings, x, attacked)
         l2 = l2_norm(attacked - x).view(runs, -1)
         correct = is_correct(predict, attacked, y).view(runs, -1)
         hits, unmoved = hits + correct.sum(1), unmoved + (correct & (l2 == 0)).sum(1)

@@ -19,8 +19,9 @@ import pruning
 from attacked import quality
 from attacked.pool import Images, build_images, parts_of
 from attacked.progress import words
-from attacks import ATTACKS, attack_test_images
+from attacks import ATTACKS, attack_test_images, check_made
 from config import attack_settings, own_ticket
+from engine.adversarial import check_online
 from engine.cohort import Cohort
 from engine.compiled import kernels_for, step_of
 from engine.machine import bf16_ratio, pick_device, set_threads
@@ -215,6 +216,8 @@ def train_round(lab, cohort, runs, number, bars):
         run.progress.partial = None
     keeper = Keeper(begin if all(begin) else None, write, runs[0].config.save_freq)
     configs = [run.config for run in runs]
+    if configs[0].adversarial and configs[0].attack_mode == "online":
+        check_online(cohort, lab.images.train, configs[0])
     try:
         with stop.deferring():
             return fit(cohort, lab.images.train, configs, number, bars, keeper)
@@ -501,7 +504,15 @@ def whitebox_accuracy(tested):
                 tested.lab.say.still(lambda: far)
 
             accuracy, l2, unmoved = attack_test_images(
-                cohort.logits, lead, settings, x, y, chosen.numpy(), cohort.attack, reach
+                cohort.logits,
+                lead,
+                settings,
+                x,
+                y,
+                chosen.numpy(),
+                cohort.attack,
+                reach,
+                check_made,
             )
             for run in [run for run, own in enumerate(settings_of) if own == settings]:
                 column = f"whitebox_{name}_accuracy"

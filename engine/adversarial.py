@@ -23,6 +23,23 @@ def against(cohort, config):
     return {"objective": Trades(cohort, config)} if config.attack_mode == "trades" else {}
 
 
+def check_online(cohort, data, config):
+    """UserError unless the attack that trains these nets returns what an attack may, of two images
+    of each run: within training nothing waits for the device, so nothing is looked at there.
+    """
+    index = cohort.select(data.train_index[:, :2])
+    images, labels = data.images[index], data.labels[index]
+    settings = attack_settings(config, config.attack, images.shape[-3] > 1)
+    middle = torch.full(images.shape[-4:], 0.5, device=images.device)
+
+    def attack(part):
+        attacked = cohort.attack(part, labels, settings, lambda restart: middle)
+        check_made(settings, part, attacked)
+        return attacked
+
+    with_attacked(cohort, images, images.shape[-4], attack)
+
+
 def with_attacked(cohort, images, count, attack):
     """The batch with its first `count` images as attack(part) makes them."""
     if not count:
@@ -167,8 +184,6 @@ class Validation:
             return self.draws[restart][self.cohort.select(self.place[:, begin : begin + count])]
 
         def attack(part):
-            attacked = self.cohort.attack(part, truth, self.settings, starts)
-            check_made(self.settings, part, attacked)
-            return attacked
+            return self.cohort.attack(part, truth, self.settings, starts)
 
         return with_attacked(self.cohort, images, count, attack)

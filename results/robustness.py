@@ -19,7 +19,7 @@ from pathlib import Path
 from tqdm import tqdm
 
 import archs
-from attacks import ATTACKS, EVAL_BATCH, Making, attack_test_images, is_correct
+from attacks import ATTACKS, EVAL_BATCH, Making, attack_test_images, check_made, is_correct
 from config import RunConfig, attack_settings
 from engine.machine import pick_device, set_threads
 from results.robustness_figures import Evaluated, draw_all, too_short
@@ -316,7 +316,7 @@ def evaluate_net(net, job, dataset, names, device, reach=lambda steps: None):
                 reach(before + count * weight)
 
             given = (net, (), settings, x, y, chosen.numpy())
-            percent, l2, _ = attack_test_images(*given, reach=images_done)
+            percent, l2, _ = attack_test_images(*given, reach=images_done, check=check_made)
             result[name] = percent.item()
             if settings.entry().minimal():
                 result[f"{name}_l2"] = l2.item()
