@@ -11,6 +11,7 @@ from config import PRESETS, RunConfig, all_flags, resolve
 from results.declared import CLEAN_TOLERANCE, FEWEST, ROBUST_TOLERANCE
 from results.stats import amount, mean_and_interval
 from results.table import CLEAN, EARLY
+from utils import UserError
 
 FGSM, PGD = "whitebox_fgsm_accuracy", "whitebox_pgd_accuracy"
 # Cosentino et al. 2019, the table for MNIST: training -> percent of the weights -> accuracies
@@ -149,8 +150,12 @@ def deviation(flags, name):
     attack, ratio = flags["attack"], flags["mix_ratio"]
     given = {"attack": None, "mix_ratio": None} | PRESETS[name] | {"dataset": "mnist"}
     if given["attack"]:  # the paper's other attack, and its net that is trained on none
-        given |= {"attack": attack, "mix_ratio": given["mix_ratio"] if ratio else 0.0}
-    wanted = resolve(given, (1, 28, 28)).results()
+        given |= {"mix_ratio": given["mix_ratio"] if ratio else 0.0}
+        given |= {"attack": attack} if ratio else {}
+    try:
+        wanted = resolve(given, (1, 28, 28)).results()
+    except UserError:  # the protocol cannot be with it
+        return "--attack"
     had = RunConfig.of(flags).results()
     # what trains on no attacked image is of no attack
     idle = {flag.name for flag in all_flags() if flag.group == "attack" and not ratio} - {
