@@ -25,8 +25,9 @@ def settings_of(config, epochs):
     """The RunConfig by which a run's surrogate trains."""
     return config.replace(
         optimizer="adam", lr=1e-3, batch_size=128, weight_decay=0.0, end_iter=epochs,
-        rewind_epoch=0, warmup_steps=0, lr_drops="", precision="fp32", augment=False, valid_freq=1,
-        valid_steps=0, order_seed=stream(config.attack_number, "surrogate order"),
+        rewind_epoch=0, warmup_steps=0, lr_drops="", lr_schedule="constant", precision="fp32",
+        augment=False, valid_freq=1, valid_steps=0, prune_type="lt",
+        order_seed=stream(config.attack_number, "surrogate order"),
     )  # fmt: skip
 
 

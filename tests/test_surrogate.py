@@ -223,3 +223,23 @@ def test_short_work_needs_no_word(monkeypatch):
             progress.reach(done)
             clock.now += 0.1
     assert told == []
+
+
+@pytest.mark.parametrize(
+    "flags",
+    [["--lr_schedule=cosine"], ["--lr_drops=1"], ["--warmup_steps=9"], ["--optimizer=sgd"],
+     ["--lr=0.1"], ["--weight_decay=0.1"], ["--batch_size=7"], ["--rewind_epoch=1"],
+     ["--valid_steps=3"], ["--prune_type=finetune"], ["--init=orthogonal"], ["--seed=5"],
+     ["--order_seed=5"], ["--val_fraction=0.3"], ["--train_fraction=0.5"]],
+)  # fmt: skip
+def test_no_flag_of_a_run_changes_its_surrogate(flags, tmp_path, digits):
+    """Defect: under --lr_schedule=cosine the surrogate had that schedule, and stayed in the cache
+    as everybody's.
+    """
+    nets = []
+    for number, more in enumerate(([], flags)):
+        place = [f"--cache_dir={tmp_path / str(number)}", "--end_iter=2", "--surrogate_epochs=2"]
+        config = parse([*FLAGS[:2], *place, *more])[0]
+        nets.append(attacked_cache.surrogate(config, digits, CPU, say=lambda text: None))
+    one, other = (net.state_dict() for net in nets)
+    assert all(torch.equal(value, other[name]) for name, value in one.items())
