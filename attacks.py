@@ -239,34 +239,38 @@ def still_open(done):
     return (~done).reshape(-1, done.shape[-1]).any(0).nonzero().squeeze(1)
 
 
-def check_shape(settings, images, attacked):
-    """UserError unless what an attack made of `images` are images of their shape."""
-    if not isinstance(attacked, torch.Tensor) or attacked.shape != images.shape:
-        who = f"the attack {settings.attack!r} in {settings.norm} returned"
-        got = getattr(attacked, "shape", type(attacked).__name__)
-        got = got if isinstance(got, str) else tuple(got)
-        raise UserError(
-            f"{who} {got}: images of the shape it got, {tuple(images.shape)}, are right"
-        )
-
-
 def check_made(settings, images, attacked):
     """UserError where an attack made of `images` what no attack may return: another shape, numbers
     that are none, pixels outside [0, 1], or more than its epsilon away. Waits for the device.
     """
-    check_shape(settings, images, attacked)
     who = f"the attack {settings.attack!r} in {settings.norm} returned"
-    low, high = attacked.aminmax() if attacked.numel() else (torch.zeros(()), torch.ones(()))
+    if not isinstance(attacked, torch.Tensor) or attacked.shape != images.shape:
+        got = getattr(attacked, "shape", type(attacked).__name__)
+        got = got if isinstance(got, str) else tuple(got)
+        right = f"images of the shape it got, {tuple(images.shape)}, are right"
+        raise UserError(f"{who} {got}: {right}")
+    low, high = attacked.aminmax()
     if not (low >= -ROUNDING and high <= 1 + ROUNDING):  # or they are no numbers
         raise UserError(f"{who} pixels from {low:.4g} to {high:.4g}: clamp them to [0, 1]")
     radius = dict(settings.values).get("epsilon")
     if radius is None or settings.entry().minimal():
         return
     apart = (attacked - images).flatten(-3)
-    length = apart.norm(dim=-1) if settings.norm == "l2" else apart.abs().amax(-1)
-    if length.numel() and not length.max() <= radius * (1 + ROUNDING) + ROUNDING:
-        what = f"an image {length.max():.4g} away from its own, in {settings.norm}"
+    length = (apart.norm(dim=-1) if settings.norm == "l2" else apart.abs().amax(-1)).max()
+    if not length <= radius * (1 + ROUNDING) + ROUNDING:
+        what = f"an image {length:.4g} away from its own, in {settings.norm}"
         raise UserError(f"{who} {what}: at most its epsilon, {radius:.4g}, is right")
+
+
+def checked(make):
+    """The function make(images, labels, settings, starts), its images looked at by check_made."""
+
+    def made(images, labels, settings, starts):
+        attacked = make(images, labels, settings, starts)
+        check_made(settings, images, attacked)
+        return attacked
+
+    return made
 
 
 # Within epsilon ----------------------------------------------------------------------------------
@@ -684,7 +688,7 @@ ATTACK_BATCH = 64
 
 
 def attack_test_images(
-    predict, lead, settings, images, labels, index, make=None, reach=lambda done: None, check=None
+    predict, lead, settings, images, labels, index, make=None, reach=lambda done: None
 ):
     """Images (P, C, H, W) attacked against networks `predict`, each by itself.
 
@@ -693,7 +697,7 @@ def attack_test_images(
     (R,), (1,) for one: accuracy in percent; mean L2 of those changed; and the percent that the
     attack left as they were though classified correctly: a zero gradient, not robustness.
     index: (P,) numpy positions of the images in the test set, which name their random starts.
-    reach(n) is called when n images are done; check(settings, images, attacked) after each batch.
+    reach(n) is called when n images are done.
     """
     make, runs = make or functools.partial(settings.entry().make, predict), math.prod(lead)
     hits, length, changed, unmoved = (torch.zeros(runs, device=labels.device) for _ in range(4))
@@ -704,8 +708,6 @@ def attack_test_images(
         x = images[part].expand(*lead, *images[part].shape)
         y = labels[part].expand(*lead, -1)
         attacked = make(x, y, settings, starts_for(0, "test", index[part], x))
-        if check:
-            check(settings, x, attacked)
         l2 = l2_norm(attacked - x).view(runs, -1)
         correct = is_correct(predict, attacked, y).view(runs, -1)
         hits, unmoved = hits + correct.sum(1), unmoved + (correct & (l2 == 0)).sum(1)

@@ -19,7 +19,7 @@ import pruning
 from attacked import quality
 from attacked.pool import Images, build_images, parts_of
 from attacked.progress import words
-from attacks import ATTACKS, attack_test_images, check_made
+from attacks import ATTACKS, attack_test_images, checked
 from config import attack_settings, own_ticket
 from engine.adversarial import check_online
 from engine.cohort import Cohort
@@ -216,7 +216,7 @@ def train_round(lab, cohort, runs, number, bars):
         run.progress.partial = None
     keeper = Keeper(begin if all(begin) else None, write, runs[0].config.save_freq)
     configs = [run.config for run in runs]
-    if configs[0].adversarial and configs[0].attack_mode == "online":
+    if configs[0].adversarial:
         check_online(cohort, lab.images.train, configs[0])
     try:
         with stop.deferring():
@@ -503,16 +503,9 @@ def whitebox_accuracy(tested):
                 far = f"testing with {name}, {done:,} of {count:,} images"
                 tested.lab.say.still(lambda: far)
 
+            make = checked(cohort.attack)
             accuracy, l2, unmoved = attack_test_images(
-                cohort.logits,
-                lead,
-                settings,
-                x,
-                y,
-                chosen.numpy(),
-                cohort.attack,
-                reach,
-                check_made,
+                cohort.logits, lead, settings, x, y, chosen.numpy(), make, reach
             )
             for run in [run for run, own in enumerate(settings_of) if own == settings]:
                 column = f"whitebox_{name}_accuracy"

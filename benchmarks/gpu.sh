@@ -40,13 +40,14 @@ study() {
         "${@:2}" ${FLAGS:-}
 }
 
-# net ARCH DATASET: what questions 4 and 5 ask of a network, with experiments/scale.sh's own flags
+# net ARCH [other]: what questions 4 and 5 ask of a network, with experiments/scale.sh's own flags
 net() {
     (
         export ARCHS=$1 RUNS_DIR=$ROOM FLAGS="--device=$DEVICE $NET ${FLAGS:-}"
         SCALE=$SCALE_OF_NETS
         source experiments/scale.sh
-        if [ "$2" = "$OTHER" ]; then archs $OTHER $OTHER_FLAGS --runs_dir="$ROOM/$PART"
+        # the other data set of smoke would have to be made first
+        if [ "${2:-}" = other ] && [ "$SCALE" = long ]; then archs $OTHER $OTHER_FLAGS --runs_dir="$ROOM/$PART"
         else archs $ARCH_DATASET $ARCH_FEW $ATTACK_FLAGS --runs_dir="$ROOM/$PART"; fi
     )
     "$PYTHON" plots.py "$ROOM/$PART"/* -o "$ROOM/plots/$PART"
@@ -73,8 +74,8 @@ work() {
     speed) "$PYTHON" benchmarks/speed.py --data_dir="$DATA_DIR" $SPEED \
         --parts epochs networks cohorts sizes ;;
     exp1) RUNS_DIR=$ROOM REPORT=$ROOM/report bash experiments/exp1_attack_rate.sh ;;
-    cifar10-*) net "${PART#cifar10-}" cifar10_18k_6000 ;;
-    *) net "$PART" mnist ;;
+    cifar10-*) net "${PART#cifar10-}" other ;;
+    *) net "$PART" ;;
     esac
 }
 

@@ -10,7 +10,7 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 
-from attacks import check_made, input_gradient, start_draws
+from attacks import checked, input_gradient, start_draws
 from config import RunConfig, attack_settings
 from engine.cohort import Cohort
 from utils import mix_order
@@ -33,9 +33,7 @@ def check_online(cohort, data, config):
     middle = torch.full(images.shape[-4:], 0.5, device=images.device)
 
     def attack(part):
-        attacked = cohort.attack(part, labels, settings, lambda restart: middle)
-        check_made(settings, part, attacked)
-        return attacked
+        return checked(cohort.attack)(part, labels, settings, lambda restart: middle)
 
     with_attacked(cohort, images, images.shape[-4], attack)
 

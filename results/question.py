@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 import pandas as pd
 
 from results.table import CLEAN
+from utils import must
 
 # columns that results.answer makes
 TRANSFER, WHITEBOX, OVER_DENSE = "transfer", "whitebox", "over_dense"
@@ -73,8 +74,8 @@ class Question:
 
 def fault(question):
     """What is wrong with a Question in words, or "": what it names and does not have."""
-    if not isinstance(question, Question):
-        return f"is a {type(question).__name__}: a Question is needed"
+    if other := must(lambda entry: isinstance(entry, Question), "a Question")(question):
+        return other
     factors = question.factors
     named = [("its colour", question.colour), ("within", question.within)]
     for name, contrast in question.contrasts.items():

@@ -3,7 +3,6 @@
 A question of one's own is one more entry of QUESTIONS: see CONTRIBUTING.md.
 """
 
-import contextlib
 import functools
 import re
 
@@ -250,10 +249,9 @@ def ticket(flags):
     if not flags["ticket_arm"]:
         return own.get(flags["prune_type"], "another prune type")
     # the other data's: of a run that differs in the share of attacked images alone
-    rate = re.fullmatch(rf".*-{flags['attack']}([0-9.e-]+)-lt-[0-9a-f]{{8}}", flags["ticket_arm"])
-    there = flags["mix_ratio"]
-    with contextlib.suppress(ValueError):
-        there = float(rate[1]) if rate else there
+    number = r"([0-9]+(?:\.[0-9]+)?(?:e-[0-9]+)?)"
+    rate = re.fullmatch(rf".*-{flags['attack']}{number}-lt-[0-9a-f]{{8}}", flags["ticket_arm"])
+    there = float(rate[1]) if rate else flags["mix_ratio"]
     source = ticket_of(RunConfig.of(flags)).replace(mix_ratio=there)
     same = source.ticket_name == flags["ticket_arm"] and flags["ticket_seed"] == flags["seed"]
     if not same or there == flags["mix_ratio"]:

@@ -19,7 +19,7 @@ from pathlib import Path
 from tqdm import tqdm
 
 import archs
-from attacks import ATTACKS, EVAL_BATCH, Making, attack_test_images, check_made, is_correct
+from attacks import ATTACKS, EVAL_BATCH, Making, attack_test_images, checked, is_correct
 from config import RunConfig, attack_settings
 from engine.machine import pick_device, set_threads
 from results.robustness_figures import Evaluated, draw_all, too_short
@@ -144,10 +144,8 @@ def asked(args):
             if value is not None and not 0 <= value <= 1:
                 right = "from 0 to 1 is needed (pixels are on [0, 1]; 8/255 is accepted)"
                 raise UserError(f"--{flag}={value:g}: {right}")
-    # files are called by a radius of six digits
-    if args.epsilons and sorted({float(f"{one:g}") for one in args.epsilons}) != [
-        float(f"{one:g}") for one in args.epsilons
-    ]:
+    named = [float(f"{one:g}") for one in args.epsilons or ()]  # by which the files are called
+    if named != sorted(set(named)):
         shown = " ".join(map(str, map(show, args.epsilons)))
         raise UserError(f"--epsilons {shown}: a list that rises is needed, each radius once")
     without = [name for name in names if args.epsilons and not has_radius(name)]
@@ -315,8 +313,9 @@ def evaluate_net(net, job, dataset, names, device, reach=lambda steps: None):
             def images_done(count, before=before, weight=weight):
                 reach(before + count * weight)
 
-            given = (net, (), settings, x, y, chosen.numpy())
-            percent, l2, _ = attack_test_images(*given, reach=images_done, check=check_made)
+            make = checked(functools.partial(settings.entry().make, net))
+            given = (net, (), settings, x, y, chosen.numpy(), make)
+            percent, l2, _ = attack_test_images(*given, reach=images_done)
             result[name] = percent.item()
             if settings.entry().minimal():
                 result[f"{name}_l2"] = l2.item()
