@@ -263,11 +263,12 @@ def test_round(lab, cohort, runs, number, trained):
 
 def end_round(lab, cohort, runs, trained, last, rows, began, bars):
     """Prune, and write the round and what the next one needs, run by run."""
+    share = round((time.perf_counter() - began) / len(runs), 3)
     best = cohort.unstack(trained.best)
     rewind = cohort.unstack(trained.rewind) if trained.rewind else [None] * len(runs)
     for slot, run in enumerate(runs):
         row, config, checkpoint = rows[slot], run.config, run.progress.checkpoint
-        row["seconds"] = round(time.perf_counter() - began, 3)
+        row["seconds"] = share
         masks = checkpoint.masks
         batch = functools.cache(lab.images.train.some(slot, config.seed))
         advance(lab, run, row["round"], last[slot], rewind[slot], batch)

@@ -48,8 +48,8 @@ long)
     # resnet20 needs them, for all
     ARCH_DATASET=${ARCH_DATASET:-mnist} ARCHS=${ARCHS:-fc1 lenet5 resnet20}
     ARCH_SEEDS=${ARCH_SEEDS:-0 1 2} ARCH_FEW="--train_fraction=0.1"
-    ARCH_SCHEDULE="--prune_percent=60 --prune_iterations=3 --end_iter=8 --rewind_epoch=1"
-    ARCH_SCHEDULE+=" --warmup_steps=100 --eval_attacks fgsm"
+    ARCH_SCHEDULE="--prune_percent=60 --prune_iterations=4 --end_iter=8 --rewind_epoch=1"
+    ARCH_SCHEDULE+=" --warmup_steps=100 --eval_attacks fgsm --attack_seed=seed"
     # python -m experiments.make_data subset --dataset=cifar10_18k --images=6000 -o DATA_DIR
     OTHER="cifar10_18k_6000" OTHER_FLAGS="--surrogate=resnet20 --surrogate_epochs=10" ;;
 paper)

@@ -84,7 +84,7 @@ def verdicts(results):
 
 
 def basis(results):
-    """What each answer rests on, a DataFrame: networks, data, schedule, seeds, runs, core-hours."""
+    """What each answer rests on, a DataFrame: networks, data, schedule, seeds, runs, hours."""
     rows = []
     for name, saved in results.items():
         record = saved["record"]
@@ -109,7 +109,11 @@ def basis(results):
             "seeds": len(saved["runs"]["seeds"]),
             "surrogates": surrogates,
             "runs": saved["runs"]["count"],
-            "core-hours": record["hours"],
+            "hours": record["hours"],
+            "on": ", ".join(
+                "cores" if name == "cpu" else name
+                for name in dict.fromkeys(str(o.get("device")) for o in record["provenance"])
+            ),
         })  # fmt: skip
     return pd.DataFrame(rows)
 

@@ -763,7 +763,7 @@ def test_a_page_is_filled_with_what_was_found(made, tmp_path, capsys):
     saved = json.loads((made / "report" / "exp1.json").read_text())
     assert saved["answer"] in filled and "| question |" in filled and "old" not in filled
     assert filled.startswith("before\n") and filled.endswith("<!-- end -->\nafter\n")
-    assert "| core-hours |" in filled and "| 1 | fc1 | digits | 5 x 12 |" in filled
+    assert "| hours | on |" in filled and "| 1 | fc1 | digits | 5 x 12 |" in filled
     for text, says in (
         ("<!-- exp9 answer -->\n<!-- end -->\n", "a block is of an experiment"),
         ("<!-- exp1 answer -->\nmine\n<!-- exp1 details -->\n<!-- end -->\n", "has no <!-- end"),
