@@ -9,7 +9,8 @@ Each kill is a SIGKILL, of the driver or of one of its workers, whether it train
 attacks, trains or tests; a killed driver is started again with the same command, at times with its
 standard output or error closed. Each study begins with an empty cache. A study that ends before the
 last kill is compared and begun anew. Every number of every run must be equal: tables (but for
-`seconds`), masks, weights. Exit code 1 if one differs or a study is stuck.
+`seconds`), masks, weights. Exit code 1 if one differs or a study is stuck; the folders of a study
+that differs are kept, with the undisturbed ones, and it is told what differs.
 """
 
 import argparse
@@ -54,25 +55,31 @@ def main():
     args = parser.parse_args()
     size = QUICK if args.quick else SIZE
     draw, began = random.Random(args.seed), time.time()
-    with tempfile.TemporaryDirectory() as folder:
-        command = [sys.executable, str(ROOT / "main.py"), *STUDY, *size]
-        whole = [f"--runs_dir={folder}/whole", f"--cache_dir={folder}/whole-cache"]
-        subprocess.run([*command, *whole], check=True, stdout=subprocess.DEVNULL)
-        expected = {path.name: numbers(path) for path in Path(folder, "whole").iterdir()}
-        kills, studies, differing, stuck = {"driver": 0, "worker": 0}, 0, [], 0
-        while sum(kills.values()) < args.kills:
-            cut, cache = Path(folder, "cut"), Path(folder, "cut-cache")
-            for old in (cut, cache):
-                shutil.rmtree(old, ignore_errors=True)
-            places = [f"--runs_dir={cut}", f"--cache_dir={cache}"]
-            stuck += not disturbed([*command, *places], kills, args, draw)
-            studies += 1
-            left = {path.name: numbers(path) for path in cut.iterdir()}
-            differing += [name for name in expected if left.get(name) != expected[name]]
-            so_far = f"{sum(kills.values())} kills so far, {len(differing)} differing runs"
-            print(f"study {studies}: {so_far}, {stuck} stuck", flush=True)
+    folder = Path(tempfile.mkdtemp(prefix="soak-"))
+    whole = folder / "whole"
+    command = [sys.executable, str(ROOT / "main.py"), *STUDY, *size]
+    subprocess.run([*command, *places(whole)], check=True, stdout=subprocess.DEVNULL)
+    expected = contents(whole / "runs")
+    runs = {name.split("/")[0] for name in expected}
+    kills, studies, differing, stuck = {"driver": 0, "worker": 0}, 0, [], 0
+    while sum(kills.values()) < args.kills:
+        studies += 1
+        cut = folder / f"study-{studies}"
+        stuck += not disturbed([*command, *places(cut)], kills, args, draw)
+        other = differences(expected, contents(cut / "runs"))
+        differing += sorted({name.split("/")[0] for name in other})
+        for name in other + differences(contents(whole / "cache"), contents(cut / "cache")):
+            print(f"differs: {cut / name}", flush=True)
+        if not other:
+            shutil.rmtree(cut)
+        so_far = f"{sum(kills.values())} kills so far, {len(differing)} differing runs"
+        print(f"study {studies}: {so_far}, {stuck} stuck", flush=True)
+    if differing:
+        print(f"kept: {folder}")
+    else:
+        shutil.rmtree(folder)
     result = {
-        "kills": kills, "studies": studies, "runs": studies * len(expected),
+        "kills": kills, "studies": studies, "runs": studies * len(runs),
         "differing_runs": differing, "stuck_studies": stuck, "seconds": round(time.time() - began),
         "command": f"python benchmarks/soak.py --kills={args.kills}",
     }  # fmt: skip
@@ -137,20 +144,33 @@ def command_line(pid):
         return ""
 
 
-def numbers(run):
-    """Everything a run computed, as text that can be compared."""
-    tables = [
-        [
-            {name: value for name, value in row.items() if name != "seconds"}
-            for row in read_csv(path)
-        ]
-        for path in (run / "rounds.csv", run / "epochs.csv")
-    ]
-    tensors = {}
-    for path in sorted(run.rglob("*.safetensors")):
-        loaded = load_tensors(path).items()
-        tensors[str(path.relative_to(run))] = {n: hash(t.numpy().tobytes()) for n, t in loaded}
-    return tables, tensors, (run / "DONE").exists()
+def places(folder):
+    """The flags of a study that lies in one folder."""
+    return [f"--runs_dir={folder}/runs", f"--cache_dir={folder}/cache"]
+
+
+def contents(folder):
+    """{file: what it says}, of every number below a folder, as text that can be compared."""
+    found = {}
+    for path in sorted(path for path in folder.rglob("*") if path.is_file()):
+        name = str(path.relative_to(folder))
+        if path.suffix == ".csv":
+            rows = read_csv(path)
+            found[name] = [{k: v for k, v in row.items() if k != "seconds"} for row in rows]
+        elif path.suffix == ".safetensors":
+            tensors = load_tensors(path).items()
+            found[name] = {n: hash(tensor.numpy().tobytes()) for n, tensor in tensors}
+        elif path.name == "config.json":
+            found[name] = json.loads(path.read_text())["provenance"]["step"]
+        elif path.name == "DONE":
+            found[name] = True
+    return found
+
+
+def differences(expected, found):
+    """The files that differ, or that only one side has."""
+    names = sorted(expected.keys() | found.keys())
+    return [name for name in names if expected.get(name) != found.get(name)]
 
 
 if __name__ == "__main__":
