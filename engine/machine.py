@@ -37,6 +37,8 @@ def pick_device(wanted, gpu, say=print):
     torch.cuda.set_device(index)  # DeepRobust moves its tensors to the current device
     # by torch's default a GPU's convolutions round what they multiply to tf32
     torch.backends.cudnn.allow_tf32 = False
+    # and its fastest gradients add in no fixed order, so that a seed would have two dense nets
+    torch.backends.cudnn.deterministic = True
     return torch.device("cuda", index)
 
 
