@@ -70,8 +70,6 @@ def train_cohort(runs, say=tqdm.write):
     device = pick_device(shared.device, shared.gpu, say)
     if shared.precision == "tf32" and device.type == "cpu":
         say("note: --precision=tf32 is of GPUs: this trains in fp32")
-    # the optimiser's moments of dead units decay into denormals, which are slow
-    torch.set_flush_denormal(True)
     dataset = data.load_as_trained(shared)  # the file that the runs' names are of
     size = (dataset.in_shape, dataset.num_classes)
     stats = data.channel_stats(dataset.train_images)

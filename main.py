@@ -14,7 +14,7 @@ import importlib.util
 import os
 import sys
 
-from engine.machine import wait_briefly
+from engine.machine import flush_denormals, wait_briefly
 from engine.signals import stop
 from utils import UserError, devnull, one_line, open_streams
 
@@ -83,6 +83,7 @@ def study(request):
     from study.cohorts import failed, new_run
     from study.plan import print_plan, report, run_all
 
+    flush_denormals()
     many = len(request.configs) + len(request.tickets) > 1
 
     def run_of(config, folder=None):

@@ -135,6 +135,17 @@ def keep_memory():
         libc.mallopt(M_MMAP_THRESHOLD, 2**25)
 
 
+def flush_denormals():
+    """Let torch and its threads take numbers too small for full precision as 0: an optimiser's
+    moments of dead units decay into them, and they are slow.
+
+    Before torch computes anything: a thread of its takes this over when it first works.
+    """
+    import torch
+
+    torch.set_flush_denormal(True)
+
+
 def set_threads(wanted, small=False):
     """Set torch's CPU threads: `wanted`, or for 0 one for small nets and every core for others.
 

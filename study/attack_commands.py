@@ -70,9 +70,10 @@ def export(args):
 
     from attacked import export as attacked_export
     from attacked import quality
-    from engine.machine import pick_device, set_threads
+    from engine.machine import flush_denormals, pick_device, set_threads
     from store.files import write_atomic
 
+    flush_denormals()  # a surrogate is the same whoever trains it
     dataset = data.load(config.dataset, config.data_dir)
     small = archs.is_small(config.surrogate, dataset.in_shape, dataset.num_classes)
     set_threads(config.threads, small)

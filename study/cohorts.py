@@ -9,7 +9,7 @@ import archs
 from attacks import ATTACKS
 from config import all_flags, own_ticket
 from data import describe
-from engine.machine import gpus
+from engine.machine import flush_denormals, gpus
 from pruning import PRUNE_TYPES
 from store.checkpoint import Progress
 from store.runfolder import Run, RunFolder
@@ -161,6 +161,7 @@ def run_cohort(runs, say):
 
     The tickets whose masks they take come first, where they are not done.
     """
+    flush_denormals()  # before what stopped runs kept is read
     runs, lost = without_orphans(runs, train_tickets(runs, say))
     outcomes, held = {outcome.path: outcome for outcome in lost}, []
     try:

@@ -380,7 +380,7 @@ def test_fp32_is_fp32_and_tf32_is_asked_for():
 
 @on_a_gpu
 def test_convolutions_on_a_gpu_repeat_bit_for_bit():
-    """Defect: cuDNN's fastest gradients add in no fixed order, so that a seed had two dense nets."""
+    """Defect: cuDNN's fastest gradients add in no fixed order, so a seed had two dense nets."""
     device, found = pick_device("cuda", None), []
     images = torch.rand(60, 16, 28, 28, generator=torch.Generator().manual_seed(0)).to(device)
     layer = torch.nn.Conv2d(16, 32, 3, padding=1).to(device)

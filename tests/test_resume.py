@@ -605,3 +605,31 @@ def test_a_clock_that_is_set_back_stops_nothing(tmp_path, monkeypatch):
     assert threading.active_count() <= threads  # nobody else writes
     (run,) = tmp_path.iterdir()
     assert len(list((run / "tb").rglob("events.out.tfevents.*"))) == 1 + 3  # and one a round
+
+
+FLUSHED = """
+import sys, torch
+import experiment, main
+from store.runfolder import RunFolder
+torch.set_num_threads(2)
+progress = RunFolder.progress
+
+def reading(*args, **more):
+    torch.rand(1_000_000).sum()  # all threads look at what a stopped run kept
+    return progress(*args, **more)
+
+def probe(runs, say):
+    torch.set_num_threads(2)
+    print("denormals:", int((torch.full((1_000_000,), 1e-30) * 1e-10 != 0).sum()))
+    return []
+
+RunFolder.progress, experiment.train_cohort = reading, probe
+main.main(sys.argv[1:])
+"""
+
+
+def test_every_thread_of_a_resumed_run_flushes_denormals(tmp_path):
+    """Defect: it was set once the run's files were read, so that torch's helpers did without."""
+    command = [sys.executable, "-c", FLUSHED, f"--runs_dir={tmp_path}", "--workers=1"]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True)
+    assert "denormals: 0\n" in done.stdout
