@@ -25,7 +25,7 @@ from utils import UserError, choose, hash8, number, seed_number, show, whole, wo
 
 REGISTRIES = (ARCHS, ATTACKS, CRITERIA, DATASETS, PARAMETERS, PRUNE_TYPES)
 TRADES_BETA = 6.0  # of the paper's main experiments
-SEEDS = ("seed", "order_seed", "ticket_seed", "reinit_draw")
+SEEDS = ("seed", "order_seed", "ticket_seed", "ticket_draw", "reinit_draw")
 
 
 @dataclass(frozen=True)
@@ -459,6 +459,9 @@ class RunConfig:
         "", "what run --ticket is, its seed left out, and the round", own=True, hidden=True
     )
     ticket_seed: int = flag(None, "the seed of that run", kind=whole, own=True, hidden=True)
+    ticket_draw: str = flag(
+        "", "its other seeds, where they are not its seed", own=True, hidden=True, late=True
+    )
 
     def __getattr__(self, name):
         for key, value in self.__dict__.get("parameters", ()):
@@ -555,6 +558,17 @@ class RunConfig:
         """What this run's masks are called in the runs that take them (--ticket), seed apart."""
         return f"{self.arm_name()}-{hash8(self.arm())}"
 
+    @property
+    def ticket_identity(self):
+        """{flag: value} by which the runs that take this one's masks know it."""
+        draws = [f"order {self.order_seed}"] if self.order_seed != self.seed else []
+        if self.ticket and (self.ticket_seed != self.seed or self.ticket_draw):
+            draws.append(f"ticket {self.ticket_seed} {self.ticket_draw}".rstrip())
+        if self.reinit_draw:
+            draws.append(f"draw {self.reinit_draw}")
+        names = {"ticket_arm": self.ticket_name, "ticket_seed": self.seed}
+        return names | {"ticket_draw": ", ".join(draws)}
+
     def first_epoch(self, round_number):
         """The epoch that a round begins at: a net that is rewound to a later one begins there."""
         rewinds = round_number and PRUNE_TYPES[self.prune_type].rewinds
@@ -563,7 +577,7 @@ class RunConfig:
 
 def ticket_of(config):
     """The lt run with the same other flags: whose masks a control has that names no --ticket."""
-    none = {"ticket": None, "ticket_arm": "", "ticket_seed": None}
+    none = {"ticket": None, "ticket_arm": "", "ticket_seed": None, "ticket_draw": ""}
     return config.replace(prune_type="lt", reinit_draw=0, **none)
 
 
@@ -573,8 +587,8 @@ def own_ticket(config):
     if not PRUNE_TYPES[config.prune_type].of_ticket or not config.ticket_arm:
         return None
     ticket = ticket_of(config)
-    same = (config.ticket_arm, config.ticket_seed) == (ticket.ticket_name, config.seed)
-    return ticket if same else None
+    named = ticket.ticket_identity
+    return ticket if all(getattr(config, name) == named[name] for name in named) else None
 
 
 def with_own_ticket(config):
@@ -583,7 +597,7 @@ def with_own_ticket(config):
         return config
     ticket = ticket_of(config)
     path = str(Path(config.runs_dir) / ticket.run_name)
-    return config.replace(ticket=path, ticket_arm=ticket.ticket_name, ticket_seed=config.seed)
+    return config.replace(ticket=path, **ticket.ticket_identity)
 
 
 def present_names(flags):

@@ -30,7 +30,7 @@ from engine.signals import Interrupted, stop
 from engine.timing import pace, seconds_left
 from store.files import load_tensors, misfit, write_json
 from store.runfolder import RunFolder, load_masks, read_rounds
-from store.saved import provenance
+from store.saved import provenance, saved_run
 from store.ticket import ticket_place
 from store.voice import Voice
 from train import Diverged, Stopped, Watcher, evaluate, fit
@@ -301,6 +301,9 @@ def theta0(config, fresh):
         # never the ticket's own theta_0, also where the seeds agree
         return fresh(config, 0 if at is None else at)
     source = RunFolder(folder)
+    if saved_run(folder).first_epoch(1) and not source.rewind.exists():
+        what = f"--ticket={config.ticket}: {source.rewind}, which its rounds start from, is lost"
+        raise UserError(f"{what}: train that run again")
     weights = load_tensors(source.rewind if source.rewind.exists() else source.theta0)
     # images are normalised by this run's data, as they are for its controls
     own = {n: v for n, v in fresh(config, 0).items() if n.startswith("normalise.")}

@@ -13,11 +13,11 @@ import numpy as np
 import pandas as pd
 
 from attacks import ATTACKS, tested_by
-from config import RunConfig, all_flags, attack_settings
+from config import all_flags
 from results.declared import MARGIN, rounds_of
 from results.question import EVERY, FIRST, OVER_DENSE, TRANSFER, WHITEBOX
 from results.stats import compare, judge, log_odds, summarise
-from results.table import CLEAN, attacked_columns, column_title, white_box
+from results.table import AUTOATTACK, CLEAN, attacked_columns, column_title, tested_as, white_box
 from utils import UserError
 
 MIXED = "mixed"  # accuracy on test images attacked at the rate that the run was trained with
@@ -113,9 +113,9 @@ class Study:
         runs, found = self.table.drop_duplicates("folder"), {}
         for column in attacked_columns(self.table, "whitebox"):
             name = column.removeprefix("whitebox_").rpartition("_")[0]
-            if name not in ATTACKS:
+            if name not in ATTACKS and name != AUTOATTACK:  # a column of somebody's own
                 continue
-            tried = runs.assign(tried=[_tried(flags, name) for flags in runs.to_dict("records")])
+            tried = runs.assign(tried=[tested_as(flags, name) for flags in runs.to_dict("records")])
             for _, rows in tried.groupby("block"):
                 odd = rows.tried != rows.tried.iloc[0]
                 if odd.any():
@@ -349,16 +349,6 @@ def with_columns(table, whitebox):
         whitebox=table[whitebox] if whitebox else math.nan,
         usual_surrogate=table.dataset.map(usual),
     )
-
-
-def _tried(flags, name):
-    """The settings of an attack on a run's nets, in words; its flags as a row of the table."""
-    names = [flag.name for flag in all_flags()]
-    known = {n: flags[n] for n in names if n in flags}
-    config = RunConfig.of({n: None if v != v else v for n, v in known.items()})
-    # a default by colour is the same for all runs of a data set
-    values = attack_settings(config, name, colour=False, test=True).values
-    return ", ".join(f"{key} {value:g}" for key, value in values)
 
 
 def _declared(rows):

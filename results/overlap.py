@@ -272,6 +272,7 @@ def groups_by_round(pairs, runs):
         density = densities(mine).groupby(runs.group).mean()
         counts = {
             "theta0s": int(means["between"].notna().sum()) if shared else 0,
+            "difference_theta0s": int(means["difference"].notna().sum()) if shared else 0,
             "between_pairs": int((mine.role == "between").sum()),
             "within_pairs": int((mine.role == "within").sum()),
         }

@@ -10,7 +10,7 @@ import numpy as np
 from config import PRESETS, RunConfig, all_flags, resolve
 from results.declared import CLEAN_TOLERANCE, FEWEST, ROBUST_TOLERANCE
 from results.stats import amount, mean_and_interval
-from results.table import CLEAN, EARLY
+from results.table import CLEAN, EARLY, tested_as
 from utils import UserError
 
 FGSM, PGD = "whitebox_fgsm_accuracy", "whitebox_pgd_accuracy"
@@ -39,24 +39,30 @@ SHORT = {CLEAN: "clean test images", FGSM: "white-box FGSM", PGD: "white-box PGD
 def cosentino(study):
     """Cosentino's table beside tickets of his protocol: clean and attacked accuracy."""
     tickets = of_preset(study, "cosentino", "lt")
+    theirs = resolve(PRESETS["cosentino"] | {"dataset": "mnist", "attack": "pgd"}, (1, 28, 28))
+    theirs = tested_as(theirs.flags(), "pgd")
+    by_theirs = [tested_as(flags, "pgd") == theirs for flags in tickets.to_dict("records")]
+    if PGD in tickets and not all(by_theirs):
+        print(f"note: runs that PGD tests by other than {theirs} are not held against the paper's")
+        tickets = tickets.assign(**{PGD: tickets[PGD].where(by_theirs)})
     rows = []
     for training, table in COSENTINO.items():
         here = tickets[tickets.training == training]
         for density, figures in table.items() if len(here) else ():
             number = round_at(here, density)
             at = here[here["round"] == number] if number is not None else here[:0]
-            for column, theirs in figures.items():
+            for column, figure in figures.items():
                 if column not in at:  # they were not tested by it
                     continue
                 tolerance = CLEAN_TOLERANCE if column == CLEAN else ROBUST_TOLERANCE
                 what = f"{training}-trained, {SHORT[column]} (%)"
-                row = beside(what, density, theirs, at[column], tolerance)
+                row = beside(what, density, figure, at[column].dropna(), tolerance)
                 rows.append(row and row | {"column": column, "arm": training})
     natural = tickets[tickets.training == "standard"]
     for column, (low, high) in {FGSM: (4, 12), PGD: (1, 4)}.items() if len(natural) else ():
-        if column not in natural:
+        if column not in natural or natural[natural[column].notna()].seed.nunique() < FEWEST:
             continue
-        means = natural.groupby("round")[column].mean()
+        means = natural.groupby("round")[column].mean().dropna()
         inside = low <= means.min() and means.max() <= high
         rows.append({
             "what": f"standard, {SHORT[column]} (%), lowest to highest round",
@@ -122,7 +128,7 @@ OPEN = {
     "reinit_draw",
     "data_id",
 }
-OPEN |= {"ticket_arm", "ticket_seed", "eval_attacks", "eval_examples", "eval_steps"}
+OPEN |= {"ticket_arm", "ticket_seed", "ticket_draw", "eval_attacks", "eval_examples", "eval_steps"}
 OPEN |= {"eval_step_size", "valid_freq", "valid_steps", "attack_seed", "surrogate"}
 OPEN |= {"surrogate_epochs", "confidence", "restarts"}
 
@@ -158,9 +164,10 @@ def deviation(flags, name):
         return "--attack"
     had = RunConfig.of(flags).results()
     # what trains on no attacked image is of no attack
-    idle = {flag.name for flag in all_flags() if flag.group == "attack" and not ratio} - {
-        "mix_ratio"
-    }
+    idle = {flag.name for flag in all_flags() if flag.group == "attack" and not ratio}
+    idle -= {"mix_ratio"}
+    if given["attack"]:
+        idle -= {"epsilon", "norm"}  # by which it is tested
     named = [flag.name for flag in all_flags() if flag.result]
     names = [name for name in named if name not in OPEN | idle]
     return next((f"--{n}" for n in names if had.get(n) != wanted.get(n)), "")

@@ -86,9 +86,12 @@ def evaluate(args, progress=untold):
     device = pick_device(args.device, None)
     load = functools.lru_cache(2)(load_data)  # the runs of a study share theirs
     runs = [Job.of(path, saved_run(path), None, names, args) for path in paths]
-    for run in runs:
-        load(placed(run.config), args.data_dir)
-    jobs = [Job.of(run.path, run.config, radius, names, args) for run in runs for radius in radii]
+    there = [len(load(placed(run.config), args.data_dir).test_labels) for run in runs]
+    jobs = [
+        Job.of(run.path, run.config, radius, names, args, count)
+        for run, count in zip(runs, there, strict=True)
+        for radius in radii
+    ]
     found = {job.file: None if args.force else job.made_before(names) for job in jobs}
     left = [job for job in jobs if found[job.file] is None]
     total = sum(len(job.rounds) * job.steps(names) for job in left)
@@ -193,8 +196,11 @@ class Job:
     file: Path
 
     @classmethod
-    def of(cls, path, config, radius, names, args):
-        """The Job of a run folder; UserError if it keeps no trained weights."""
+    def of(cls, path, config, radius, names, args, there=math.inf):
+        """The Job of a run folder; UserError if it keeps no trained weights.
+
+        there: how many test images there are, whatever is asked for.
+        """
         folder, tested, shown = RunFolder(path), config, ""
         if args.eval_steps:
             shown, tested = (
@@ -212,9 +218,10 @@ class Job:
         if not rounds:
             raise UserError(f"{path} keeps no trained weights: train it with --save_weights=best")
         # what it was made with is in its name: another evaluation writes another file
-        made_with = f"{'+'.join(names)}-{args.examples}{shown}"
+        examples = min(args.examples, there)
+        made_with = f"{'+'.join(names)}-{examples}{shown}"
         file = folder.path / f"attacked_evaluation-{made_with}.csv"
-        return cls(path, config, tested, radius, rounds, args.examples, file)
+        return cls(path, config, tested, radius, rounds, examples, file)
 
     def made_before(self, names):
         """The rows that an earlier call has written, or None.

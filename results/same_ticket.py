@@ -1,8 +1,10 @@
 """Question 3's own part: how alike the masks are, beside controls, from what tickets.py wrote."""
 
+import numpy as np
 import pandas as pd
 
 from config import RunConfig, ticket_of
+from results.declared import FEWEST
 from results.function_groups import told
 from results.stats import amount, describe, interval_p, judge
 from utils import UserError
@@ -49,8 +51,11 @@ def overlap(study, tables):
         raise UserError(f"{what} ({needed}): {right}") from None
     at_density = f"at {density[at]:.3g} % of the weights"
     mean, half, count = here.loc["difference", ["mean", "interval", "seeds"]]
-    count = int(count) if half >= 0 else 1  # no interval: one theta_0 at most has a ceiling
+    # no interval: too few theta_0s have a ceiling
+    count = int(count) if half >= 0 else min(int(count), FEWEST - 1)
     row = {"label": OVERLAPS["difference"], "difference": mean, "interval": half, "n": count}
+    if count < FEWEST:  # as older tables may have
+        row["interval"] = half = np.nan
     row |= {"p": interval_p(mean, half, count), "permutation_p": p}
     row |= {"smallest_permutation_p": smallest, "unit": "Jaccard", "basis": at_density}
     judged = judge([row])
@@ -135,5 +140,6 @@ def _overlap_line(groups, name):
         density_percent=50 * (groups.density_a + groups.density_b),
         mean=groups[name],
         interval=groups[f"{name}_interval"],
-        seeds=groups.theta0s,
+        # older tables have one count
+        seeds=groups.get(f"{name}_theta0s", groups.theta0s),
     )

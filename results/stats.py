@@ -32,11 +32,11 @@ def summarise(groups):
 
 
 def mean_and_interval(values):
-    """Mean and half-width of the 95 % t-interval of a list; the half-width of one value is nan."""
+    """Mean and half-width of the 95 % t-interval of a list; under FEWEST values that is nan."""
     from scipy import stats
 
     n = len(values)
-    half = stats.t.ppf(0.975, n - 1) * stats.sem(values) if n > 1 else np.nan
+    half = stats.t.ppf(0.975, n - 1) * stats.sem(values) if n >= FEWEST else np.nan
     return np.mean(values), half
 
 
@@ -79,8 +79,10 @@ def judge(comparisons):
     """
 
     def verdict(row, p, same_p):
+        if row["n"] < FEWEST:
+            return "unknown"
         if np.isnan(p):
-            return "ties" if row["n"] >= FEWEST else "unknown"
+            return "ties"
         if p < ALPHA:
             return "above" if row["difference"] > 0 else "below"
         return SAME if same_p < ALPHA else NULL

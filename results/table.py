@@ -1,5 +1,6 @@
 """Run folders -> one tidy table: a row a run and round, with every flag and every number."""
 
+import contextlib
 import glob
 import re
 from pathlib import Path
@@ -7,7 +8,8 @@ from pathlib import Path
 import pandas as pd
 
 from attacks import PARAMETERS, tested_by
-from config import all_flags
+from config import RunConfig, all_flags, attack_settings, own_ticket
+from data import describe
 from store.runfolder import ROUND_COLUMNS, RunFolder, read_epochs, read_rounds
 from store.saved import saved_run
 from utils import UserError
@@ -16,6 +18,7 @@ from utils import UserError
 EVALUATION = re.compile(r"attacked_evaluation-(.+?)-([0-9]+)((?:-steps|-epsilon).+)?\.csv")
 
 CLEAN, EARLY = "test_accuracy", "early_stop_iteration"
+AUTOATTACK = "autoattack"  # no attack of attacks.ATTACKS: attacks.py evaluate adds its column
 
 
 def expand(patterns):
@@ -95,7 +98,8 @@ def load(patterns):
 
 def shown_flags(config):
     """Every flag of a run; the masks of its own ticket are no flag of their own."""
-    return config.flags() | {"ticket_arm": config.arm()["ticket_arm"]}
+    draw = "" if own_ticket(config) else config.ticket_draw
+    return config.flags() | {"ticket_arm": config.arm()["ticket_arm"], "ticket_draw": draw}
 
 
 def with_arms(table):
@@ -122,9 +126,26 @@ def by_seed(rows, columns):
 
 def identity(config):
     """An arm as a tuple that can be a key: its flags, and an order or ticket seed of its own."""
-    own = {name: getattr(config, name) for name in ("order_seed", "ticket_seed")}
-    own = {name: value for name, value in own.items() if value not in (None, config.seed)}
+    own = {name: getattr(config, name) for name in ("order_seed", "ticket_seed", "ticket_draw")}
+    own = {name: value for name, value in own.items() if value not in (None, "", config.seed)}
     return tuple(sorted((name, str(value)) for name, value in (config.arm() | own).items()))
+
+
+def tested_as(flags, name):
+    """The settings of an attack on a run's nets, in words; its flags as a row of the table.
+
+    Of AutoAttack, which has no other, the radius of linf.
+    """
+    names = [flag.name for flag in all_flags()]
+    known = {n: flags[n] for n in names if n in flags}
+    config = RunConfig.of({n: None if v != v else v for n, v in known.items()})
+    # a default by colour is the same for all runs of a data set
+    kind = "pgd" if name == AUTOATTACK else name
+    settings = attack_settings(config, kind, colour=False, test=True)
+    values = settings.values
+    if name == AUTOATTACK:
+        values = [(key, value) for key, value in values if key == "epsilon"]
+    return ", ".join([settings.norm, *(f"{key} {value:g}" for key, value in values)])
 
 
 def _without_repeats(runs):
@@ -197,7 +218,8 @@ def arm_labels(configs):
     """A name for each run's arm, of what tells these arms apart: "lt, 50 % fgsm, lr=0.01".
 
     What varies is named. Only the attack's own parameters and norm may go unnamed, where each
-    attack has one value; its surrogate, where all attacked runs have one.
+    attack has one value; its surrogate, where all attacked runs have one. The radius that a run is
+    tested at is told where runs of a data set are tested at several.
     """
     keys = [dict(identity(config)) for config in configs]
     named = [name for name in dict.fromkeys(name for key in keys for name in key)]
@@ -208,7 +230,9 @@ def arm_labels(configs):
     unsaid = {name: "seed" for name in named}
     unsaid |= {flag.name: str(flag.default) for flag in all_flags() if flag.late}
     tested = {config.attack for config in configs if not config.mix_ratio}
-    labels = {}
+    labels, radii = {}, {config.dataset: set() for config in configs}
+    for config in configs:
+        radii[config.dataset].add(_radius(config))
     for config, key in zip(configs, keys, strict=True):
         words = [config.prune_type]
         if apart:
@@ -218,10 +242,21 @@ def arm_labels(configs):
         for name in others:
             value = f"{name}={key.get(name, unsaid[name])}"
             words.append(ticket_words(config) if name == "ticket_arm" else value)
+        if len(radii[config.dataset]) > 1 and "epsilon" not in others:
+            words.append(f"tested at {_radius(config)}")
         if "data_id" in named:
             words.append(f"file {config.data_id[:8] or config.dataset}")
         labels[tuple(key.items())] = ", ".join(words)
     return [labels[tuple(key.items())] for key in keys]
+
+
+def _radius(config):
+    """The radius that FGSM or PGD has as a test of a run's nets, in words, such as "linf 0.3"."""
+    colour = False
+    with contextlib.suppress(UserError, OSError):  # its file is elsewhere
+        colour = describe(config.dataset, config.data_dir)[0][0] == 3
+    settings = attack_settings(config, "pgd", colour, test=True)
+    return f"{settings.norm} {settings.epsilon:g}"
 
 
 def images_in_words(attack, mix_ratio):

@@ -90,7 +90,8 @@ class RunFolder:
                 right = "leave --resume out to start it"
                 raise UserError(f"--resume: there is no run at {self.path}; {right}")
             return Progress()
-        must_match(config, saved_config(self.path)["flags"], self.path)
+        saved = saved_config(self.path)["flags"]
+        must_match(config, saved, self.path)
         me = hash8(config.results())
         if self.done:  # a study of a thousand finished runs is skipped in seconds
             count = self.rounds_done()
@@ -99,6 +100,10 @@ class RunFolder:
                 right = "remove its file DONE, and the same command goes on"
                 raise UserError(f"{self.path} is marked as done with {reached}: {right}")
             return Progress(Checkpoint(rounds=[{"round": number} for number in range(count)]))
+        kept = saved.get("save_weights", config.save_weights)
+        if kept != config.save_weights:  # whoever reads them goes by config.json
+            what = f"{self.path} was begun with --save_weights={kept}"
+            raise UserError(f"{what}, and not {config.save_weights}: go on with that")
         if not self.checkpoint.exists():
             return Progress(partial=load_partial(self.partial, 0, me))
         checkpoint = load_checkpoint(self.checkpoint, me)

@@ -71,10 +71,11 @@ def ticket_flags(given):
             what = f"the masks are those of {here}, where it is {theirs}; leave it out"
             raise UserError(f"--{name}={given[name]}: {what}")
     suffix = "" if at is None else f"@{at}"
+    named = source.ticket_identity
     return {
         "prune_iterations": wanted,
         **{name: getattr(source, name) for name in PRUNING},
         "ticket": f"{folder}{suffix}",
-        "ticket_seed": source.seed,
-        "ticket_arm": f"{source.ticket_name}{suffix}",
+        **named,
+        "ticket_arm": f"{named['ticket_arm']}{suffix}",
     }

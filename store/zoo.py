@@ -40,6 +40,8 @@ def pack(run, name, zoo=ZOO):
     folder, config = RunFolder(run), saved_run(run)
     if not folder.done:
         raise UserError(f"{run} is unfinished: only whole runs go into the zoo")
+    if folder.rewind.exists():
+        raise UserError(f"{run} rewinds to a later epoch, and a zoo keeps no weights but theta_0")
     rows, theta0 = read_rounds(folder), load_tensors(folder.theta0)
     masks = [load_masks(folder.masks(row["round"]), kept=row["kept"]) for row in rows]
     shapes = {layer: list(masks[0][layer].shape) for layer in sorted(masks[0])}

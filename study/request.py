@@ -404,7 +404,7 @@ def of_folder(given, folder):
     saved = saved_config(folder)["flags"]
     names = {flag.name for flag in all_flags()}
     if own_ticket(RunConfig.of(saved)):  # it is found again, wherever the folders are now
-        names -= {"ticket", "ticket_arm", "ticket_seed"}
+        names -= {"ticket", "ticket_arm", "ticket_seed", "ticket_draw"}
     known = {name: saved[name] for name in saved.keys() & names}
     known["runs_dir"] = str(Path(folder).parent)
     if Path(folder).name in ("", "..", "."):  # named from within

@@ -42,7 +42,7 @@ PAIRS = {
     "restarts": (["1", "2"], ["--attack=pgd", "--mix_ratio=0.3", "--attack_steps=2"]),
 }
 # they name another run's masks: tests/test_rewinding.py
-TICKETS = {"ticket", "ticket_arm", "ticket_seed"}
+TICKETS = {"ticket", "ticket_arm", "ticket_seed", "ticket_draw"}
 
 
 def close(alone, together):

@@ -372,3 +372,11 @@ def test_a_files_name_says_what_was_not_the_runs_own():
         "pgd-10-steps40-epsilon0.1": ("pgd", "10", "-steps40-epsilon0.1"),
     }.items():
         assert EVALUATION.fullmatch(f"attacked_evaluation-{name}.csv").groups() == parts
+
+
+def test_more_images_than_there_are_is_all_of_them(folder):
+    """Defect: the figure and the entry of a benchmark told of 10,000 images of 360."""
+    assert evaluate(folder, "--attacks=fgsm", "--examples=10000") == 0
+    assert [path.name for path in folder.glob("attacked_evaluation-*")] == [
+        "attacked_evaluation-fgsm-360.csv"
+    ]

@@ -23,7 +23,7 @@ def planted(preset, arms, values, seeds=(0, 1, 2), **flags):
         for kind in ("lt", "reinit"):
             for seed in seeds:
                 given = {"dataset": "mnist", "prune_type": kind, "seed": seed}
-                given |= {"eval_attacks": ("fgsm", "pgd"), "eval_steps": 10}
+                given |= {"eval_attacks": ("fgsm", "pgd"), "eval_steps": 10, "eval_step_size": 0.05}
                 config = resolve(PRESETS[preset] | given | arm | flags, (1, 28, 28))
                 head = {"folder": config.run_name, "arm": "", "done": True} | shown_flags(config)
                 for number, density in enumerate(ROUNDS):
@@ -147,3 +147,16 @@ def test_runs_not_tested_by_an_attack_lack_its_figures_only():
     table = planted("cosentino", ARMS, cosentinos(0)).drop(columns=FGSM)
     rows = answered("7", table)["paper"]
     assert rows and not any("white-box FGSM" in row["what"] for row in rows)
+
+
+def test_nets_tested_at_another_radius_are_of_no_paper():
+    """Defect: standard nets tested at 0.03 were held against the paper's figures at 0.3."""
+    arms = [{"attack": "fgsm", "mix_ratio": 0.0, "epsilon": 0.03}]
+    assert not answered("7", planted("cosentino", arms, cosentinos(0)))["paper"]
+
+
+def test_robust_figures_are_those_of_the_papers_test():
+    """Defect: a PGD-trained net that one step tested met the paper's ten."""
+    table = planted("cosentino", ARMS, cosentinos(0)).assign(eval_steps=1)
+    rows = answered("7", table)["paper"]
+    assert rows and not any("white-box PGD" in row["what"] for row in rows)

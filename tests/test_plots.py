@@ -296,3 +296,13 @@ def test_a_backend_that_is_not_here_is_not_asked_for(trained, tmp_path):
     done = subprocess.run(command, capture_output=True, text=True, env=environment, timeout=120)
     assert done.returncode == 0, done.stderr
     assert list((tmp_path / "plots").glob("*.png"))
+
+
+def test_arms_that_are_tested_at_several_radii_say_so():
+    """Defect: one panel drew white-box accuracies at 0.3 and at 0.05, untold."""
+    labels = arms_of(a={}, b={"attack": "fgsm", "mix_ratio": 0.5, "epsilon": 0.05})
+    assert labels == [
+        "lt, clean data, tested at linf 0.3", "lt, 50 % fgsm, tested at linf 0.05",
+    ]  # fmt: skip
+    labels = arms_of(a={}, b={"attack": "fgsm", "mix_ratio": 0.5})
+    assert labels == ["lt, clean data", "lt, 50 % fgsm"]

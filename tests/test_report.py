@@ -817,3 +817,13 @@ def test_arms_that_leave_nothing_to_compare(tmp_path):
     runs = fake_study(tmp_path / "b", [(rate(0), 1, 97), (rate(0.5), 1, 97)], seeds=(0, 1))
     saved = reported(tmp_path / "two", 2, runs)
     assert "there is nothing to compare it with" in saved["answer"] and saved["verdicts"] == []
+
+
+def test_autoattack_of_the_last_weights_stands_beside_no_column_of_the_best(tmp_path):
+    """Defect: one table mixed the accuracies of two sets of weights."""
+    for kept in ("best", "last"):
+        run = fake_run(tmp_path / kept, [90.0] * 5, save_weights=kept)
+        rows = [{"round": n, "density": d, "autoattack": 5.0} for n, d in enumerate(DENSITIES)]
+        write_csv(run / "attacked_evaluation-autoattack-200.csv", rows)
+        table = published.gather([f"{tmp_path / kept}/*"]).table
+        assert ("whitebox_autoattack_accuracy" in table) == (kept == "best")

@@ -633,3 +633,12 @@ def test_every_thread_of_a_resumed_run_flushes_denormals(tmp_path):
     command = [sys.executable, "-c", FLUSHED, f"--runs_dir={tmp_path}", "--workers=1"]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True)
     assert "denormals: 0\n" in done.stdout
+
+
+def test_a_run_goes_on_with_the_weights_that_it_keeps(tmp_path, capsys):
+    """Defect: later rounds kept the last epoch's weights, and config.json said the best one's."""
+    flags = [*FLAGS, f"--runs_dir={tmp_path}"]
+    assert main.main(flags) == 0
+    (tmp_path / only(tmp_path).name / "DONE").unlink()
+    assert main.main([*flags, "--save_weights=last"]) == 2
+    assert "was begun with --save_weights=best" in capsys.readouterr().err

@@ -11,8 +11,10 @@ import torch
 
 import main
 import pruning
+from config import own_ticket
 from helpers import only as one
 from store.files import load_tensors, read_csv, save_tensors
+from study.request import parse_runs
 
 SHORT = [
     "--prune_iterations=3",
@@ -298,3 +300,22 @@ def test_a_ticket_of_other_data_is_normalised_by_this_runs_data(tmp_path, cache)
     ]
     own = 1 / (dark["train_images"] / 255).std()
     assert torch.equal(*scales) and scales[0].item() == pytest.approx(own, rel=0.05)
+
+
+def test_tickets_of_two_orders_have_two_names(tmp_path):
+    """Defect: a ticket of another --order_seed was served as the run that had the first one's."""
+    assert go(tmp_path, *SHORT, "--order_seed", "5", "6") == 0
+    named = {}
+    for kind in ("lt", "reinit", "shuffle"):
+        for folder in tmp_path.glob("*-lt-*"):
+            (config,) = parse_runs([f"--ticket={folder}", f"--prune_type={kind}"]).configs
+            named[config.run_name] = config.ticket_draw
+        # whose own ticket is of no other order
+        (config,) = parse_runs([*SHORT, f"--prune_type={kind}"]).configs
+        named[config.run_name] = config.ticket_draw
+    assert sorted(named.values()) == sorted(["", "order 5", "order 6"] * 3)
+
+
+def test_a_control_of_another_order_has_the_ticket_of_that_order():
+    (config,) = parse_runs([*SHORT, "--prune_type=reinit", "--order_seed=5"]).configs
+    assert own_ticket(config).order_seed == 5 and config.ticket_draw == "order 5"

@@ -418,25 +418,29 @@ def total_rows(similarity, names, number=1):
 
 
 def test_pairs_of_one_order_are_set_aside_where_others_are_left():
-    names = [f"{group}{seed}{order}" for seed in (0, 1) for group in "ab" for order in (0, 1)]
+    names = [f"{group}{seed}{order}" for seed in (0, 1, 2) for group in "ab" for order in (0, 1)]
     labels, blocks, orders = ([name[at] for name in names] for at in (0, 1, 2))
     similarity = np.array(
         [[0.7 if x[0] == y[0] else 0.9 if x[2] == y[2] else 0.6 for y in names] for x in names]
     )
     similarity[:4, :4] -= 0.1
+    similarity[8:, 8:] += 0.1
     row = groups_of(similarity, names, labels, blocks, orders)
     assert (row["between"], row["between_same_order"], row["within"]) == pytest.approx(
-        (0.55, 0.85, 0.65)
+        (0.6, 0.9, 0.7)
     )
-    assert (row["between_pairs"], row["within_pairs"], row["theta0s"]) == (4, 4, 2)
+    assert (row["between_pairs"], row["within_pairs"], row["theta0s"]) == (6, 6, 3)
     assert row["difference"] == pytest.approx(0.1) and row["difference_interval"] == pytest.approx(
         0, abs=1e-9
     )
-    assert row["between_interval"] == pytest.approx(stats.t.ppf(0.975, 1) * 0.05)
-    assert row["chance"] == 0.33 and row["theta0"] == 0.4
+    assert row["between_interval"] == pytest.approx(stats.t.ppf(0.975, 2) * 0.1 / 3**0.5)
+    # defect: two theta_0s had intervals, and question 3 a verdict from them
+    two = groups_of(similarity[:8, :8], names[:8], labels[:8], blocks[:8], orders[:8])
+    assert np.isnan(two["between_interval"]) and np.isnan(two["difference_interval"])
+    assert (row["chance"], row["theta0"]) == pytest.approx((0.33, 0.4))
     # of 6 x 6 relabelings, those with a0 and b0 in one group leave no pair of different orders
     # within it
-    assert row["relabelings"] == 16 and row["smallest_p"] == row["p"] == 0.25
+    assert two["relabelings"] == 16 and two["smallest_p"] == two["p"] == 0.25
 
 
 def test_without_a_second_order_there_is_no_ceiling():

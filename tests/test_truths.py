@@ -284,6 +284,25 @@ def test_nets_that_were_attacked_otherwise_are_not_compared_under_attack():
         Study(QUESTIONS["7"], robust.assign(whitebox_pgd_accuracy=50.0))
 
 
+def test_another_norm_or_radius_of_autoattack_is_another_attack():
+    """Defects: L2 PGD and linf PGD of one number were compared, and AutoAttack at two radii."""
+    table = accuracies(blank(), np.random.default_rng(0)).assign(
+        whitebox_autoattack_accuracy=30.0, whitebox_pgd_accuracy=30.0
+    )
+    half = (table.mix_ratio == 0.5) & (table.attack == "fgsm")
+    saved = answered("1", table.assign(epsilon=table.epsilon.mask(half, 0.1)))
+    assert "whitebox_autoattack_accuracy" not in {r.get("measure") for r in saved["comparisons"]}
+    arms = [{"attack": "pgd", "mix_ratio": 0.0}]
+    arms += [{"attack": "pgd", "mix_ratio": 0.5, "norm": norm} for norm in ("linf", "l2")]
+    same = {"epsilon": 0.5, "attack_steps": 9, "attack_step_size": 0.1}
+    arms = blank([arm | same for arm in arms], eval_attacks=("pgd",))
+    study = Study(
+        QUESTIONS["2"],
+        accuracies(arms, np.random.default_rng(0)).assign(whitebox_pgd_accuracy=50.0),
+    )
+    assert "whitebox_pgd_accuracy" in study.unlike
+
+
 def test_words_of_a_shrinking_lead_fit():
     """Defect: "affected more" was said of the architecture whose lead attacks shrink less."""
 

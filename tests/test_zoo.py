@@ -121,3 +121,15 @@ def test_an_entry_reaches_what_it_states(name, mnist, tmp_path):
     (again,) = read_csv(only(tmp_path, "*-lt*") / "rounds.csv")
     assert again["kept"] == row["kept"]
     assert abs(again["test_accuracy"] - row["test_accuracy"]) < 0.5
+
+
+def test_a_run_that_rewinds_to_a_later_epoch_is_not_for_the_zoo(tmp_path, capsys):
+    """Defect: its ticket started from theta_0 there, under the name of the true one."""
+    flags = [f"--runs_dir={tmp_path / 'runs'}", *SHORT, "--rewind_epoch=1"]
+    assert main.main(flags) == 0
+    folder = only(tmp_path / "runs")
+    assert make_zoo.main([f"late={folder}"]) == 2
+    assert "rewinds to a later epoch" in capsys.readouterr().err
+    (folder / "rewind.safetensors").unlink()
+    assert main.main([f"--ticket={folder}", f"--runs_dir={tmp_path / 'more'}", "--workers=1"]) == 2
+    assert "which its rounds start from, is lost" in capsys.readouterr().err
