@@ -10,7 +10,7 @@ from attacks import ATTACKS, PARAMETERS, tested_by
 from config import RunConfig, ticket_of
 from results.answer import SECOND
 from results.breaking import LASTS, PGD, breaks
-from results.papers import cosentino, frankle
+from results.papers import FGSM, cosentino, frankle
 from results.question import (
     EVERY,
     OVER_DENSE,
@@ -441,6 +441,22 @@ QUESTIONS["frankle"] = Question(
     panels=(Panel(CLEAN), Panel("an arm - its dense net"), Panel(EARLY)),
     colour="prune_type",
     paper=("frankle", frankle),
+)
+
+QUESTIONS["cosentino"] = Question(
+    "Appendix: do tickets that train on FGSM images, made against the net itself, do what "
+    "Cosentino et al. 2019 report?",
+    factors={"prune_type": KIND, "training": Factor(training_of, key=order_of_training)},
+    contrasts={
+        "lt - reinit": Contrast(*WINS, "prune_type", BOTH, answers=True),
+        "an arm - its dense net": Contrast(
+            "the pruned net is better", "worse", of=OVER_DENSE, answers=True
+        ),
+    },
+    panels=(Panel(CLEAN), Panel(FGSM), Panel("lt - reinit")),
+    colour="prune_type",
+    measure=FGSM,
+    paper=("cosentino", cosentino),
 )
 
 BLACK = (

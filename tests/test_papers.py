@@ -160,3 +160,8 @@ def test_robust_figures_are_those_of_the_papers_test():
     table = planted("cosentino", ARMS, cosentinos(0)).assign(eval_steps=1)
     rows = answered("7", table)["paper"]
     assert rows and not any("white-box PGD" in row["what"] for row in rows)
+
+
+def test_the_appendix_of_cosentino_is_of_fgsm():
+    saved = answered("cosentino", planted("cosentino", [{"attack": "fgsm"}], cosentinos(0)))
+    assert len(saved["paper"]) == 12 and "white-box FGSM: lt - reinit" in saved["answer"]

@@ -462,7 +462,9 @@ def test_a_question_is_a_declaration(tmp_path, monkeypatch, capsys):
     assert saved["question"] == question.title
     assert verdicts(saved, "change") == {"lr 0.01": "above"}
     assert 'id="explr"' in (tmp_path / "report" / "report.html").read_text()
-    assert "valid: 1, 2, 3, 4, 5, 6, 7, frankle, black, lr" in fails(capsys, "x", "--experiment=8")
+    assert "valid: 1, 2, 3, 4, 5, 6, 7, frankle, cosentino, black, lr" in fails(
+        capsys, "x", "--experiment=8"
+    )
     assert isinstance(report.make_parser(), argparse.ArgumentParser)
     assert "Does the learning rate matter?" in report.make_parser().format_help()
 
