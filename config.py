@@ -460,7 +460,7 @@ class RunConfig:
     )
     ticket_seed: int = flag(None, "the seed of that run", kind=whole, own=True, hidden=True)
     ticket_draw: str = flag(
-        "", "its other seeds, where they are not its seed", own=True, hidden=True, late=True
+        "", "its other seeds, where they are not the run's own", own=True, hidden=True, late=True
     )
 
     def __getattr__(self, name):
@@ -558,10 +558,9 @@ class RunConfig:
         """What this run's masks are called in the runs that take them (--ticket), seed apart."""
         return f"{self.arm_name()}-{hash8(self.arm())}"
 
-    @property
-    def ticket_identity(self):
-        """{flag: value} by which the runs that take this one's masks know it."""
-        draws = [f"order {self.order_seed}"] if self.order_seed != self.seed else []
+    def ticket_identity(self, order_seed):
+        """{flag: value} by which a run of that --order_seed knows whose masks it takes."""
+        draws = [f"order {self.order_seed}"] if self.order_seed != order_seed else []
         if self.ticket and (self.ticket_seed != self.seed or self.ticket_draw):
             draws.append(f"ticket {self.ticket_seed} {self.ticket_draw}".rstrip())
         if self.reinit_draw:
@@ -587,7 +586,7 @@ def own_ticket(config):
     if not PRUNE_TYPES[config.prune_type].of_ticket or not config.ticket_arm:
         return None
     ticket = ticket_of(config)
-    named = ticket.ticket_identity
+    named = ticket.ticket_identity(config.order_seed)
     return ticket if all(getattr(config, name) == named[name] for name in named) else None
 
 
@@ -597,7 +596,7 @@ def with_own_ticket(config):
         return config
     ticket = ticket_of(config)
     path = str(Path(config.runs_dir) / ticket.run_name)
-    return config.replace(ticket=path, **ticket.ticket_identity)
+    return config.replace(ticket=path, **ticket.ticket_identity(config.order_seed))
 
 
 def present_names(flags):

@@ -179,14 +179,15 @@ def rounds(lab, runs):
     diverged = []
     with Bars(runs, lab.say) as bars:
         while runs and (number := runs[0].progress.next_round) < runs[0].config.prune_iterations:
-            began = time.perf_counter()
+            kept = [run.progress.partial for run in runs if run.progress.partial]
+            began = time.perf_counter() - sum(partial.seconds for partial in kept)
             starts = [start_weights(lab, run, number) for run in runs]
             masks = [run.progress.checkpoint.masks for run in runs]
             cohort = Cohort(
                 lab.model, starts, masks, lab.device, runs[0].config.precision, lab.made
             )
             try:
-                trained = train_round(lab, cohort, runs, number, bars)
+                trained = train_round(lab, cohort, runs, number, began, bars)
             except Diverged as error:
                 # those runs end alone; the others do this round again without them
                 diverged += [(runs[slot], error) for slot in error.runs]
@@ -202,11 +203,12 @@ def rounds(lab, runs):
     return diverged
 
 
-def train_round(lab, cohort, runs, number, bars):
+def train_round(lab, cohort, runs, number, began, bars):
     """The train.Fit of a round; Interrupted once a signal has been obeyed."""
 
     def write(partials):
         for run, partial in zip(runs, partials, strict=True):
+            partial.seconds = (time.perf_counter() - began) / len(runs)
             run.folder.save_partial(run.config, partial)
 
     begin = [run.progress.partial for run in runs]

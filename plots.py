@@ -26,6 +26,7 @@ from results.table import (
     epochs,
     extra_columns,
     load,
+    tests_of,
     with_arms,
 )
 from results.ticket import natural
@@ -67,6 +68,9 @@ def curves_figure(table, title, columns):
             for arm, rows in arms
         ]
         name = column_title(column)
+        if len(tests := tests_of(table, column)) > 1:
+            print(f"note: {name} is not one attack in these runs: {'; '.join(tests)}")
+            name += ", not one attack"
         unit = "accuracy (%)" if column.endswith("accuracy") else name
         figures.draw_panel(axis, lines, name, unit)
         for line in lines if column.endswith("accuracy") else []:

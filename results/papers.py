@@ -69,7 +69,7 @@ def cosentino(study):
             "density_percent": "",
             "theirs": f"{low} to {high}",
             "ours": f"{means.min():.1f} to {means.max():.1f}",
-            "seeds": natural.seed.nunique(),
+            "seeds": natural[natural[column].notna()].seed.nunique(),
             "verdict": "within theirs" if inside else "not within theirs",
         })  # fmt: skip
     return [row for row in rows if row]

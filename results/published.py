@@ -93,6 +93,8 @@ def _with_autoattack(table):
         }
     counts = [set(sizes) for sizes in files.values() if sizes]
     shared = set.intersection(*counts) if counts else set()  # compared on as many images
+    if counts and not shared:
+        print("note: these runs were tried by AutoAttack on other numbers of images: left out")
     for folder, sizes in files.items():
         if sizes and shared:
             rows = read_csv(sizes[max(shared)])

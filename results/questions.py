@@ -252,7 +252,8 @@ def ticket(flags):
     number = r"([0-9]+(?:\.[0-9]+)?(?:e-[0-9]+)?)"
     rate = re.fullmatch(rf".*-{flags['attack']}{number}-lt-[0-9a-f]{{8}}", flags["ticket_arm"])
     there = float(rate[1]) if rate else flags["mix_ratio"]
-    source = ticket_of(RunConfig.of(flags)).replace(mix_ratio=there).ticket_identity
+    source = ticket_of(RunConfig.of(flags)).replace(mix_ratio=there)
+    source = source.ticket_identity(flags["order_seed"])
     if any(flags[name] != source[name] for name in source) or there == flags["mix_ratio"]:
         return "a ticket that is not the other data's of the same seed"
     return other.get(flags["prune_type"], "another prune type")

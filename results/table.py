@@ -1,15 +1,13 @@
 """Run folders -> one tidy table: a row a run and round, with every flag and every number."""
 
-import contextlib
 import glob
 import re
 from pathlib import Path
 
 import pandas as pd
 
-from attacks import PARAMETERS, tested_by
-from config import RunConfig, all_flags, attack_settings, own_ticket
-from data import describe
+from attacks import ATTACKS, PARAMETERS, tested_by
+from config import RunConfig, all_flags, attack_settings
 from store.runfolder import ROUND_COLUMNS, RunFolder, read_epochs, read_rounds
 from store.saved import saved_run
 from utils import UserError
@@ -98,8 +96,7 @@ def load(patterns):
 
 def shown_flags(config):
     """Every flag of a run; the masks of its own ticket are no flag of their own."""
-    draw = "" if own_ticket(config) else config.ticket_draw
-    return config.flags() | {"ticket_arm": config.arm()["ticket_arm"], "ticket_draw": draw}
+    return config.flags() | {"ticket_arm": config.arm()["ticket_arm"]}
 
 
 def with_arms(table):
@@ -146,6 +143,16 @@ def tested_as(flags, name):
     if name == AUTOATTACK:
         values = [(key, value) for key, value in values if key == "epsilon"]
     return ", ".join([settings.norm, *(f"{key} {value:g}" for key, value in values)])
+
+
+def tests_of(table, column):
+    """The settings, in words, by which the runs that have a white-box column were attacked."""
+    kind, _, rest = column.partition("_")
+    name = rest.rpartition("_")[0]
+    if kind != "whitebox" or (name not in ATTACKS and name != AUTOATTACK):
+        return []
+    runs = table[table[column].notna()].drop_duplicates("folder").to_dict("records")
+    return list(dict.fromkeys(tested_as(flags, name) for flags in runs))
 
 
 def _without_repeats(runs):
@@ -218,8 +225,7 @@ def arm_labels(configs):
     """A name for each run's arm, of what tells these arms apart: "lt, 50 % fgsm, lr=0.01".
 
     What varies is named. Only the attack's own parameters and norm may go unnamed, where each
-    attack has one value; its surrogate, where all attacked runs have one. The radius that a run is
-    tested at is told where runs of a data set are tested at several.
+    attack has one value; its surrogate, where all attacked runs have one.
     """
     keys = [dict(identity(config)) for config in configs]
     named = [name for name in dict.fromkeys(name for key in keys for name in key)]
@@ -230,9 +236,7 @@ def arm_labels(configs):
     unsaid = {name: "seed" for name in named}
     unsaid |= {flag.name: str(flag.default) for flag in all_flags() if flag.late}
     tested = {config.attack for config in configs if not config.mix_ratio}
-    labels, radii = {}, {config.dataset: set() for config in configs}
-    for config in configs:
-        radii[config.dataset].add(_radius(config))
+    labels = {}
     for config, key in zip(configs, keys, strict=True):
         words = [config.prune_type]
         if apart:
@@ -242,21 +246,10 @@ def arm_labels(configs):
         for name in others:
             value = f"{name}={key.get(name, unsaid[name])}"
             words.append(ticket_words(config) if name == "ticket_arm" else value)
-        if len(radii[config.dataset]) > 1 and "epsilon" not in others:
-            words.append(f"tested at {_radius(config)}")
         if "data_id" in named:
             words.append(f"file {config.data_id[:8] or config.dataset}")
         labels[tuple(key.items())] = ", ".join(words)
     return [labels[tuple(key.items())] for key in keys]
-
-
-def _radius(config):
-    """The radius that FGSM or PGD has as a test of a run's nets, in words, such as "linf 0.3"."""
-    colour = False
-    with contextlib.suppress(UserError, OSError):  # its file is elsewhere
-        colour = describe(config.dataset, config.data_dir)[0][0] == 3
-    settings = attack_settings(config, "pgd", colour, test=True)
-    return f"{settings.norm} {settings.epsilon:g}"
 
 
 def images_in_words(attack, mix_ratio):

@@ -53,6 +53,7 @@ class Partial:
     losses: object  # (step,) of the epoch that was stopped
     random: list  # states of torch's generators, if it stopped within an epoch
     checks: list  # (iteration, validation loss, accuracy) of that epoch
+    seconds: float = 0.0  # that the round has taken so far; older versions did not keep them
 
     def within(self):
         """Where in a round the run was stopped, in words."""
@@ -124,7 +125,9 @@ def load(path, kind, run):
         # what older versions wrote has none
         if "digest" in state and state.pop("digest") != digest(state):
             raise ValueError("what it holds is not what was written")
-        return kind(**{part.name: state[part.name] for part in dataclasses.fields(kind)})
+        parts = dataclasses.fields(kind)
+        needed = [p.name for p in parts if p.name in state or p.default is dataclasses.MISSING]
+        return kind(**{name: state[name] for name in needed})
     except Exception as error:  # torch, zipfile and pickle each raise their own types
         if of_the_system(error):
             raise UserError(f"{path} cannot be read ({error})") from error

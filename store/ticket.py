@@ -71,7 +71,8 @@ def ticket_flags(given):
             what = f"the masks are those of {here}, where it is {theirs}; leave it out"
             raise UserError(f"--{name}={given[name]}: {what}")
     suffix = "" if at is None else f"@{at}"
-    named = source.ticket_identity
+    order = given.get("order_seed")
+    named = source.ticket_identity(given.get("seed", RunConfig.seed) if order is None else order)
     return {
         "prune_iterations": wanted,
         **{name: getattr(source, name) for name in PRUNING},

@@ -298,11 +298,13 @@ def test_a_backend_that_is_not_here_is_not_asked_for(trained, tmp_path):
     assert list((tmp_path / "plots").glob("*.png"))
 
 
-def test_arms_that_are_tested_at_several_radii_say_so():
+def test_white_box_accuracies_at_several_radii_are_told(tmp_path, capsys, draws):
     """Defect: one panel drew white-box accuracies at 0.3 and at 0.05, untold."""
-    labels = arms_of(a={}, b={"attack": "fgsm", "mix_ratio": 0.5, "epsilon": 0.05})
-    assert labels == [
-        "lt, clean data, tested at linf 0.3", "lt, 50 % fgsm, tested at linf 0.05",
-    ]  # fmt: skip
-    labels = arms_of(a={}, b={"attack": "fgsm", "mix_ratio": 0.5})
-    assert labels == ["lt, clean data", "lt, 50 % fgsm"]
+    fake_run(tmp_path / "runs", [90.0] * 5)
+    fake_run(tmp_path / "runs", [90.0] * 5, mix_ratio=0.5)
+    plots.main([f"{tmp_path}/runs/*", "-o", str(tmp_path / "plots")])
+    assert "not one attack" not in capsys.readouterr().out
+    fake_run(tmp_path / "runs", [90.0] * 5, mix_ratio=0.5, epsilon=0.05)
+    plots.main([f"{tmp_path}/runs/*", "-o", str(tmp_path / "plots")])
+    said = "white-box FGSM is not one attack in these runs: linf, epsilon 0.3; linf, epsilon 0.05"
+    assert said in capsys.readouterr().out

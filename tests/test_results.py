@@ -5,12 +5,13 @@ import csv
 import json
 import re
 
+import pandas as pd
 import pytest
 
 import report
 from helpers import ROOT
 from results.page import fill
-from results.stats import amount
+from results.stats import amount, mean_and_interval
 
 SOURCE = ROOT / "docs" / "results"
 PAGES = [ROOT / "README.md", ROOT / "docs" / "results.md"]
@@ -38,10 +39,9 @@ def stated(found):
             pairs |= {p for n in names for p in zip(table[n], table[f"{n}_interval"], strict=True)}
         pairs |= {(row["difference"], row["interval"]) for row in saved["comparisons"]}
         pairs |= set(zip(study.lines["mean"], study.lines.interval, strict=True))
-    with open(ROOT / "benchmarks" / "mnist-fc1_nobias-summary.csv", encoding="utf-8") as file:
-        for row in csv.DictReader(file):
-            names = [name for name in row if row.get(f"{name}_interval")]
-            pairs |= {(float(row[name]), float(row[f"{name}_interval"])) for name in names}
+    dense = pd.read_csv(SOURCE / "cosentino-dense.csv").groupby("flags")
+    for column in ("test_accuracy", "whitebox_fgsm_accuracy"):
+        pairs |= {mean_and_interval(list(values)) for _, values in dense[column]}
     pairs = {pair for pair in pairs if all(isinstance(v, float) and v == v for v in pair)}
     return {plain(amount(*pair, digits=digits)) for pair in pairs for digits in (1, 2, 3)}
 

@@ -42,10 +42,13 @@ from helpers import (
     small_net,
     states,
 )
-from store.files import save_state
+from store.checkpoint import load_partial, save
+from store.files import read_csv, save_state
 from store.runfolder import RunFolder
+from store.saved import saved_run
 from study.cohorts import Outcome, new_run
 from study.request import parse_runs
+from utils import hash8
 
 pytestmark = pytest.mark.slow
 FLAGS = ["--prune_iterations=3", "--end_iter=3", "--prune_percent=60", "--workers=1"]
@@ -611,6 +614,7 @@ FLUSHED = """
 import sys, torch
 import experiment, main
 from store.runfolder import RunFolder
+from store.saved import saved_run
 torch.set_num_threads(2)
 progress = RunFolder.progress
 
@@ -642,3 +646,20 @@ def test_a_run_goes_on_with_the_weights_that_it_keeps(tmp_path, capsys):
     (tmp_path / only(tmp_path).name / "DONE").unlink()
     assert main.main([*flags, "--save_weights=last"]) == 2
     assert "was begun with --save_weights=best" in capsys.readouterr().err
+
+
+def test_a_rounds_seconds_include_those_before_a_stop(tmp_path, monkeypatch):
+    """Defect: a study that was stopped often had taken no time."""
+    with monkeypatch.context() as patch:
+        StopsAt(patch, 40)
+        assert go(tmp_path) == 128 + signal.SIGTERM
+    folder = next(tmp_path.iterdir())
+    me = hash8(saved_run(folder).results())
+    number = RunFolder(folder).rounds_done()
+    partial = load_partial(folder / "partial.pt", number, me)
+    assert 0 < partial.seconds < 100
+    partial.seconds = 1000.0
+    save(folder / "partial.pt", partial, me)
+    assert go(tmp_path) == 0
+    rows = read_csv(folder / "rounds.csv")
+    assert [row["seconds"] > 1000 for row in rows] == [row["round"] == number for row in rows]
