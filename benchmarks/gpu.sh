@@ -6,8 +6,10 @@
 #     equality    the same runs on the CPU, on the GPU, and together on the GPU: the same tickets?
 #     speed       benchmarks/speed-cuda.json
 #     exp1        experiment 1 at paper scale
+#     types frankle cosentino                              question 2 and two appendices, fc1 at scale long
 #     lenet5 resnet20 alexnet vgg16 resnet18 densenet121   question 4 on MNIST, three seeds
 #     cifar10-lenet5 cifar10-resnet20                      question 5 on a subset of CIFAR-10
+# Parts share a GPU side by side once nvidia-cuda-mps-control -d runs, fc1 then at a third of its pace.
 # SCALE=smoke does them small, on a CPU too. What comes of a part lies in runs/gpu/SCALE (RUNS_DIR).
 # It takes torch 2.9 or later, and neither numba, nor Ray, nor a network: DATA_DIR has MNIST and the
 # .npz that experiments/scale.sh names. DeepRobust and texttable, if they are not there, come along
@@ -17,7 +19,7 @@ cd "$(dirname "$0")/.."
 PART=${1:-} SCALE=${SCALE:-paper} PYTHON=${PYTHON:-python} LIMIT=${LIMIT:-540} # seconds a piece
 DATA_DIR=${DATA_DIR:-data} CACHE_DIR=${CACHE_DIR:-cache}
 ROOM=${RUNS_DIR:-runs}/gpu/$SCALE
-PARTS="tests equality speed exp1 lenet5 resnet20 alexnet vgg16 resnet18 densenet121 cifar10-lenet5
+PARTS="tests equality speed exp1 types frankle cosentino lenet5 resnet20 alexnet vgg16 resnet18 densenet121 cifar10-lenet5
     cifar10-resnet20"
 sorry() { echo "gpu.sh: error: $*" >&2; exit 2; }
 
@@ -53,6 +55,12 @@ net() {
     "$PYTHON" plots.py "$ROOM/$PART"/* -o "$ROOM/plots/$PART"
 }
 
+# script NAME: an experiment of fc1 with experiments/scale.sh's own flags, its runs together
+script() {
+    SCALE=$SCALE_OF_NETS RUNS_DIR=$ROOM REPORT=$ROOM/report \
+        FLAGS="--device=$DEVICE --cohort_size=16 ${FLAGS:-}" bash "experiments/$1.sh"
+}
+
 # the same flags by torch on the CPU, on the GPU one by one, and all together; and once more on the
 # CPU, on two threads, which only add up in another order: how far rounding alone takes tickets apart
 equality() {
@@ -74,6 +82,8 @@ work() {
     speed) "$PYTHON" benchmarks/speed.py --data_dir="$DATA_DIR" $SPEED \
         --parts epochs networks cohorts sizes ;;
     exp1) RUNS_DIR=$ROOM REPORT=$ROOM/report bash experiments/exp1_attack_rate.sh ;;
+    types) script exp2_attack_type ;;
+    frankle | cosentino) script "$PART" ;;
     cifar10-*) net "${PART#cifar10-}" other ;;
     *) net "$PART" ;;
     esac

@@ -75,6 +75,11 @@ def test_the_other_parts(scale, recorded):
     (tests,) = recorded("tests", scale)
     assert tests[:2] == ["-m", "pytest"] and len(tests) > 4
     assert all((ROOT / path).exists() for path in tests[3:])
+    for part, runs in (("types", 70), ("frankle", 10), ("cosentino", 10)):
+        *mains, (report, *_) = recorded(part, scale)
+        configs = [c for main, *flags in mains for c in parse_runs(flags).configs]
+        assert report == "report.py" and {c.cohort_size for c in configs} == {16}
+        assert scale == "smoke" or len(configs) == runs
     (speed,) = recorded("speed", scale)
     assert (ROOT / speed[0]).exists() and ("--cuda" in speed) == (scale == "paper")
     mains = [call for call in recorded("equality", scale) if call[0] == "main.py"]
@@ -110,7 +115,7 @@ def test_a_piece_ends_in_time_and_the_next_goes_on_where_it_was(tmp_path):
 
 
 def test_what_cannot_be_is_told_in_a_line(tmp_path):
-    parts = "one of tests equality speed exp1 lenet5"
+    parts = "one of tests equality speed exp1 types frankle cosentino lenet5"
     refused(gpu([], tmp_path), parts)
     refused(gpu(["lenet"], tmp_path), f"PART 'lenet': {parts}")
     refused(gpu(["speed"], tmp_path, SCALE="huge"), "SCALE=huge: paper or smoke is needed")
