@@ -25,6 +25,7 @@ from utils import UserError, choose, hash8, number, seed_number, show, whole, wo
 
 REGISTRIES = (ARCHS, ATTACKS, CRITERIA, DATASETS, PARAMETERS, PRUNE_TYPES)
 TRADES_BETA = 6.0  # of the paper's main experiments
+NO_TICKET = {"ticket": None, "ticket_arm": "", "ticket_seed": None, "ticket_draw": ""}
 SEEDS = ("seed", "order_seed", "ticket_seed", "ticket_draw", "reinit_draw")
 
 
@@ -576,8 +577,7 @@ class RunConfig:
 
 def ticket_of(config):
     """The lt run with the same other flags: whose masks a control has that names no --ticket."""
-    none = {"ticket": None, "ticket_arm": "", "ticket_seed": None, "ticket_draw": ""}
-    return config.replace(prune_type="lt", reinit_draw=0, **none)
+    return config.replace(prune_type="lt", reinit_draw=0, **NO_TICKET)
 
 
 @functools.lru_cache(maxsize=8192)  # names and arms ask again and again

@@ -17,7 +17,7 @@ from config import all_flags
 from results.declared import MARGIN, rounds_of
 from results.question import EVERY, FIRST, OVER_DENSE, TRANSFER, WHITEBOX
 from results.stats import compare, judge, log_odds, summarise
-from results.table import AUTOATTACK, CLEAN, attacked_columns, column_title, tested_as, white_box
+from results.table import CLEAN, attack_of, attacked_columns, column_title, tested_as, white_box
 from utils import UserError
 
 MIXED = "mixed"  # accuracy on test images attacked at the rate that the run was trained with
@@ -112,8 +112,8 @@ class Study:
         """
         runs, found = self.table.drop_duplicates("folder"), {}
         for column in attacked_columns(self.table, "whitebox"):
-            name = column.removeprefix("whitebox_").rpartition("_")[0]
-            if name not in ATTACKS and name != AUTOATTACK:  # a column of somebody's own
+            name = attack_of(column)
+            if name is None:
                 continue
             tried = runs.assign(tried=[tested_as(flags, name) for flags in runs.to_dict("records")])
             for _, rows in tried.groupby("block"):

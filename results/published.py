@@ -15,7 +15,7 @@ import pandas as pd
 from config import RunConfig, all_flags
 from results.table import EVALUATION, epochs, load, shown_flags
 from store.files import read_csv
-from store.saved import check_flags, saved_config, saved_run
+from store.saved import check_flags, saved_config
 from utils import UserError
 
 HEAD = ("folder", "arm", "done")  # of a table, before the flags and the columns of rounds.csv
@@ -80,8 +80,8 @@ def _with_last_iteration(table):
 def _with_autoattack(table):
     """The table with the accuracies that attacks.py evaluate --attacks autoattack has found."""
     column, files, found = "whitebox_autoattack_accuracy", {}, {}
-    for folder in table.folder.unique():
-        if saved_run(folder).save_weights == "last":  # the other columns are of the best epoch's
+    for folder, kept in dict(zip(table.folder, table.save_weights, strict=True)).items():
+        if kept == "last":  # the other columns are of the best epoch's
             files[folder] = {}
             continue
         # at the run's own radius; a file of another has it in its name

@@ -427,17 +427,22 @@ QUESTIONS["7"] = Question(
 
 # Appendices ------------------------------------------------------------------------------------
 
+# a paper's tickets, against fresh weights and against the dense net
+AGAINST_BOTH = {
+    "lt - reinit": Contrast(*WINS, "prune_type", BOTH, answers=True),
+    "an arm - its dense net": Contrast(
+        "the pruned net is better", "worse", of=OVER_DENSE, answers=True
+    ),
+}
+
 QUESTIONS["frankle"] = Question(
     "Appendix: do tickets on clean data do what Frankle & Carbin 2019 report?",
     factors={"prune_type": KIND},
-    contrasts={
-        "lt - reinit": Contrast(*WINS, "prune_type", BOTH, answers=True),
-        "an arm - its dense net": Contrast(
-            "the pruned net is better", "worse", of=OVER_DENSE, answers=True
-        ),
+    contrasts=AGAINST_BOTH
+    | {
         "early stopping, lt - reinit (iterations)": DETAILS[
             "early stopping, lt - reinit (iterations)"
-        ],
+        ]
     },
     panels=(Panel(CLEAN), Panel("an arm - its dense net"), Panel(EARLY)),
     colour="prune_type",
@@ -448,12 +453,7 @@ QUESTIONS["cosentino"] = Question(
     "Appendix: do tickets that train on FGSM images, made against the net itself, do what "
     "Cosentino et al. 2019 report?",
     factors={"prune_type": KIND, "training": Factor(training_of, key=order_of_training)},
-    contrasts={
-        "lt - reinit": Contrast(*WINS, "prune_type", BOTH, answers=True),
-        "an arm - its dense net": Contrast(
-            "the pruned net is better", "worse", of=OVER_DENSE, answers=True
-        ),
-    },
+    contrasts=AGAINST_BOTH,
     panels=(Panel(CLEAN), Panel(FGSM), Panel("lt - reinit")),
     colour="prune_type",
     measure=FGSM,

@@ -145,11 +145,17 @@ def tested_as(flags, name):
     return ", ".join([settings.norm, *(f"{key} {value:g}" for key, value in values)])
 
 
-def tests_of(table, column):
-    """The settings, in words, by which the runs that have a white-box column were attacked."""
+def attack_of(column):
+    """The attack of a white-box column; None for another column, or one of somebody's own."""
     kind, _, rest = column.partition("_")
     name = rest.rpartition("_")[0]
-    if kind != "whitebox" or (name not in ATTACKS and name != AUTOATTACK):
+    return name if kind == "whitebox" and (name in ATTACKS or name == AUTOATTACK) else None
+
+
+def tests_of(table, column):
+    """The settings, in words, by which the runs that have a white-box column were attacked."""
+    name = attack_of(column)
+    if name is None:
         return []
     runs = table[table[column].notna()].drop_duplicates("folder").to_dict("records")
     return list(dict.fromkeys(tested_as(flags, name) for flags in runs))

@@ -15,7 +15,16 @@ from fractions import Fraction
 from pathlib import Path
 
 from attacks import ATTACKS, PARAMETERS
-from config import PRESET_OF, PRESETS, REGISTRIES, RunConfig, all_flags, own_ticket, resolve
+from config import (
+    NO_TICKET,
+    PRESET_OF,
+    PRESETS,
+    REGISTRIES,
+    RunConfig,
+    all_flags,
+    own_ticket,
+    resolve,
+)
 from data import attacked_already, describe, identity
 from pruning import CRITERIA, PRUNE_TYPES
 from store.saved import must_match, saved_config
@@ -404,7 +413,7 @@ def of_folder(given, folder):
     saved = saved_config(folder)["flags"]
     names = {flag.name for flag in all_flags()}
     if own_ticket(RunConfig.of(saved)):  # it is found again, wherever the folders are now
-        names -= {"ticket", "ticket_arm", "ticket_seed", "ticket_draw"}
+        names -= NO_TICKET.keys()
     known = {name: saved[name] for name in saved.keys() & names}
     known["runs_dir"] = str(Path(folder).parent)
     if Path(folder).name in ("", "..", "."):  # named from within
