@@ -3,7 +3,7 @@
 # against fc1. The controls: as many images left out, noise of the same radius and of FGSM's length.
 source "$(dirname "$0")/scale.sh"
 half() {
-    fc1 --prune_type lt reinit $CW_SURROGATE "$@" --runs_dir="$RUNS/types"
+    fc1 --prune_type lt reinit $CW_SURROGATE $TYPES "$@" --runs_dir="$RUNS/types"
 }
 half --attack=fgsm --attack_rate=0 ${ATTACK_FLAGS}
 half $CW_FLAGS --attack_rate=50

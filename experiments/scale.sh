@@ -13,7 +13,7 @@ CACHE_DIR=${CACHE_DIR:-cache} REPORT=${REPORT:-report} RUNS=${RUNS_DIR:-runs}/$S
 VALID="--valid_steps=100 --eval_attacks fgsm pgd" ATTACK_FLAGS="" CW_SURROGATE="--surrogate=fc1"
 NOISE_LENGTH="--attack=noise --norm=l2"
 # long and paper: the papers' own protocols whole, tested as they test
-ARCH_FEW="" FRANKLE="" ROBUST="--preset=cosentino --eval_steps=10 --eval_step_size=0.05"
+ARCH_FEW="" FRANKLE="" TYPES="" ROBUST="--preset=cosentino --eval_steps=10 --eval_step_size=0.05"
 case $SCALE in
 smoke)
     DATASET=digits RATES="0 50" SEEDS="0 1" BLACK_SEEDS=$SEEDS
@@ -43,6 +43,8 @@ small)
 long)
     DATASET=mnist RATES="0 25 50 75" SEEDS="0 1 2 3 4" BLACK_SEEDS="0 1 2"
     SCHEDULE="--prune_percent=20 --prune_iterations=14 --end_iter=12 --attack_seed=seed"
+    # question 2 has seven arms: every second round of 20 %
+    TYPES="--prune_percent=36 --prune_iterations=7"
     CW_FLAGS="--attack fgsm pgd" CW="--attack=cw --confidence=5"
     # two cores train convolutions on 5,500 images of each data set; late rewinding and warm-up as
     # resnet20 needs them, for all
