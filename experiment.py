@@ -84,9 +84,6 @@ def train_cohort(runs, say=tqdm.write):
     if not sound:
         return failed
     say.runs = sound
-    # a surrogate has convolutions, as a rule, and more threads serve it
-    surrogates = {run.config.surrogate for run in sound if run.config.surrogate}
-    set_threads(shared.threads, small=all(archs.is_small(name, *size) for name in surrogates))
     images = build_images([run.config for run in sound], dataset, device, say)
     made = kernels_for(shared, model, device, say)
 

@@ -51,6 +51,13 @@ def curve(rows, column):
     return summarise(by_round[column]).assign(density_percent=100 * by_round.density.mean())
 
 
+def seeds_told(means):
+    """How many seeds a curve's points are means of: n=5, or n=3 to 5 where a run is unfinished."""
+    counts = means.seeds.tolist() or [0]
+    least, most = min(counts), max(counts)
+    return f"n={least}" if least == most else f"n={least} to {most}"
+
+
 def curves_figure(table, title, columns):
     """A panel a column of rounds.csv, a line an arm, against remaining weights; None for none.
 
@@ -63,9 +70,10 @@ def curves_figure(table, title, columns):
     arms = table.groupby("arm", observed=True)
     looks = looks_of(list(arms.groups))
     for axis, column in zip(axes, columns, strict=False):
+        curves = {arm: curve(rows, column) for arm, rows in arms}
         lines = [
-            figures.Line(curve(rows, column), *looks[arm], f"{arm} (n={rows.seed.nunique()})")
-            for arm, rows in arms
+            figures.Line(means, *looks[arm], f"{arm} ({seeds_told(means)})")
+            for arm, means in curves.items()
         ]
         name = column_title(column)
         if len(tests := tests_of(table, column)) > 1:

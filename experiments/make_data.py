@@ -17,7 +17,6 @@ from pathlib import Path
 
 import numpy as np
 
-import archs
 import data
 from store.files import write_atomic
 from study.request import parse
@@ -63,14 +62,12 @@ def black_sets(config):
     """
     from attacked.cache import attacked_set, surrogate
     from attacked.levels import from_levels
-    from engine.machine import pick_device, set_threads
+    from engine.machine import pick_device
 
     if not config.surrogate:
         what = f"--attack_mode={config.attack_mode}"
         raise UserError(f"{what}: black images come from a static attacked set")
     dataset = data.load(config.dataset, config.data_dir)
-    small = archs.is_small(config.surrogate, dataset.in_shape, dataset.num_classes)
-    set_threads(config.threads, small)
     model = surrogate(config, dataset, pick_device(config.device, config.gpu))
     images = {}
     for part in ("train", "test"):

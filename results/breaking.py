@@ -42,13 +42,16 @@ def breaks(study, tables):
     judged = judge([compare(name, part[PGD] - part[CLEAN]) for name, part in groups])
     judged = [row | {"unit": "rounds", "basis": "every round down to the last"} for row in judged]
 
-    def share(number):
-        reached = int(number) <= last
-        return f"{density[int(number)]:.3g} %" if reached else f"not by {density[last]:.3g} %"
+    def share(rounds):
+        # of an even number of seeds the middle two may be two rounds: both are told
+        middle = {int(rounds.quantile(0.5, interpolation=side)) for side in ("lower", "higher")}
+        if min(middle) > last:
+            return f"not by {density[last]:.3g} %"
+        told = [f"{density[n]:.3g} %" if n <= last else "later" for n in sorted(middle)]
+        return " or ".join(told)
 
     shown = "; ".join(
-        f"{name}: PGD {share(part[PGD].median())}, clean {share(part[CLEAN].median())}"
-        for name, part in groups
+        f"{name}: PGD {share(part[PGD])}, clean {share(part[CLEAN])}" for name, part in groups
     )
     line = (
         f"Rounds until tickets are {BREAK:g} points below their dense net, PGD - clean: "

@@ -9,7 +9,6 @@ torch is imported once the flags make sense.
 import json
 from pathlib import Path
 
-import archs
 import data
 from attacked.progress import Progress
 from attacks import Making
@@ -70,13 +69,11 @@ def export(args):
 
     from attacked import export as attacked_export
     from attacked import quality
-    from engine.machine import flush_denormals, pick_device, set_threads
+    from engine.machine import flush_denormals, pick_device
     from store.files import write_atomic
 
     flush_denormals()  # a surrogate is the same whoever trains it
     dataset = data.load(config.dataset, config.data_dir)
-    small = archs.is_small(config.surrogate, dataset.in_shape, dataset.num_classes)
-    set_threads(config.threads, small)
     device = pick_device(config.device, config.gpu)
     arrays, description, report = attacked_export.export(config, dataset, device)
     whole = arrays | {"description": np.array(json.dumps(description, indent=2))}

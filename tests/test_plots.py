@@ -6,6 +6,7 @@ import subprocess
 import sys
 
 import numpy as np
+import pandas as pd
 import pytest
 from scipy import stats as scipy_stats
 
@@ -296,6 +297,15 @@ def test_a_backend_that_is_not_here_is_not_asked_for(trained, tmp_path):
     done = subprocess.run(command, capture_output=True, text=True, env=environment, timeout=120)
     assert done.returncode == 0, done.stderr
     assert list((tmp_path / "plots").glob("*.png"))
+
+
+def test_a_legend_counts_the_seeds_of_its_points():
+    """Defect: n=3 stood at a line whose later points were of two runs, one being unfinished."""
+    whole = pd.DataFrame({"round": [0, 1] * 3, "seed": [0, 0, 1, 1, 2, 2], "density": [1, 0.8] * 3,
+                          "test_accuracy": 90.0})  # fmt: skip
+    assert plots.seeds_told(plots.curve(whole, "test_accuracy")) == "n=3"
+    assert plots.seeds_told(plots.curve(whole[:-1], "test_accuracy")) == "n=2 to 3"
+    assert plots.seeds_told(plots.curve(whole[:0], "test_accuracy")) == "n=0"
 
 
 def test_white_box_accuracies_at_several_radii_are_told(tmp_path, capsys, draws):
