@@ -153,6 +153,7 @@ def test_a_stop_while_attacking_keeps_what_was_attacked(config, digits, monkeypa
         return real(*args)
 
     monkeypatch.setattr(attacked_cache, "_attack_batch", batch)
+    monkeypatch.setattr(attacked_cache, "SMALL_NETS_BATCH", 64)
     every = np.arange(360)
     try:
         with pytest.raises(Interrupted):
@@ -184,6 +185,7 @@ def test_what_was_correct_before_is_what_the_surrogate_says_of_clean_images(conf
 
 def test_slow_attacks_are_kept_each_minute(config, digits, monkeypatch, tmp_path):
     monkeypatch.setattr(attacked_cache, "SHARD_SECONDS", 0)
+    monkeypatch.setattr(attacked_cache, "SMALL_NETS_BATCH", 64)
     model = attacked_cache.surrogate(config, digits, CPU, say=lambda text: None)
     attacked_cache.attacked_set(config, digits, "test", np.arange(360), model, lambda text: None)
     assert len(list(tmp_path.glob("cache/**/test-*.npz"))) == 6  # of 64 images, the last of 40
