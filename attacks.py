@@ -44,6 +44,8 @@ class Parameter:
     valid: Callable = lambda value, norm: True
     right: str = ""  # what `valid` wants, in words
     carries: bool = False  # --eval_attacks that have it take the run's, not their own default
+    # moves what is made for other nets to fool: a net itself is tested with it at `absent`
+    transfers: bool = False
     late: bool = True  # at `absent` it is left out of a run's hash: older runs keep their names
 
 
@@ -73,6 +75,7 @@ PARAMETERS["confidence"] = Parameter(
     valid=lambda value, norm: 0 <= value < math.inf,
     right="0 or more",
     carries=True,
+    transfers=True,
     late=False,
 )
 PARAMETERS["restarts"] = Parameter(
@@ -694,8 +697,8 @@ def attack_test_images(
 
     make(images, labels, settings, starts) attacks them, if not the attack's own function does.
     lead: the leading axes that predict wants, () for one network or (R,). Returns tensors of shape
-    (R,), (1,) for one: accuracy in percent; mean L2 of those changed; and the percent that the
-    attack left as they were though classified correctly: a zero gradient, not robustness.
+    (R,), (1,) for one: accuracy in percent; mean L2 of those changed; and the percent that
+    withstood it without a gradient, which is no robustness (of one step: left as they were).
     index: (P,) numpy positions of the images in the test set, which name their random starts.
     reach(n) is called when n images are done.
     """
@@ -710,11 +713,38 @@ def attack_test_images(
         attacked = make(x, y, settings, starts_for(0, "test", index[part], x))
         l2 = l2_norm(attacked - x).view(runs, -1)
         correct = is_correct(predict, attacked, y).view(runs, -1)
-        hits, unmoved = hits + correct.sum(1), unmoved + (correct & (l2 == 0)).sum(1)
+        # more steps may begin elsewhere, and in L2 give back what they could not fool
+        steps = settings.iterative() and not settings.entry().minimal()
+        flat = no_gradient(predict, x, y).view(runs, -1) if steps else l2 == 0
+        hits, unmoved = hits + correct.sum(1), unmoved + (correct & flat).sum(1)
         length, changed = length + l2.sum(1), changed + (l2 > 0).sum(1)
         reach(min(start + batch, len(labels)))
     accuracy, left = 100 * hits.double() / len(labels), 100 * unmoved / len(labels)
     return accuracy, length / changed.clamp_min(1), left
+
+
+def no_gradient(predict, images, labels):
+    """Whether the loss has no gradient at all at each image (..., C, H, W), (...) bool."""
+    with torch.enable_grad():
+        images = images.detach().clone().requires_grad_()
+        (gradient,) = torch.autograd.grad(cross_entropy(predict(images), labels), images)
+    return (gradient == 0).flatten(-3).all(-1)
+
+
+def doubt(settings, accuracy, without):
+    """Why an accuracy under attack says more of the attack than of the net, in words; or "".
+
+    accuracy, without: percent, as attack_test_images gives them.
+    """
+    name = settings.attack
+    if settings.entry().minimal():
+        what = f"{name} finds nothing that fools for {accuracy:.1f} % of the images"
+        why = "that is no robustness, and its mean L2 is of the others"
+        return f"{what}: {why}" if accuracy > 1 else ""
+    if settings.epsilon > 0 and without > 1:
+        what = f"{name} finds no gradient for {without:.1f} % of the images"
+        return f"{what}: its accuracy overstates robustness by up to that"
+    return ""
 
 
 if __name__ == "__main__":

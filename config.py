@@ -224,8 +224,8 @@ class RunConfig:
     )
     eval_steps: int = flag(
         0,
-        "steps of the iterative ones, whatever trains the net; 0: as many as the run's own attack "
-        "has, which trains a net rather than tests it, others their default",
+        "steps of the iterative ones within a radius, whatever trains the net; 0: as many as the "
+        "run's own attack has, which trains a net rather than tests it, others their default",
         "attack",
         late=True,
         **at_least(0),
@@ -787,7 +787,9 @@ def attack_settings(config, attack, colour, test=False):
         shared = parameter.carries and value != parameter.absent
         shared = shared or (name == "epsilon" and norm == config.norm and value is not None)
         values[name] = value if own or shared else entry.default(name, colour)
-    if test and config.eval_steps and "attack_steps" in values:
+        if test and parameter.transfers:
+            values[name] = parameter.absent
+    if test and config.eval_steps and "attack_steps" in values and not entry.minimal():
         length = config.eval_step_size or entry.default("attack_step_size", colour)
         steps = {"attack_steps": config.eval_steps, "attack_step_size": length}
         values |= {name: value for name, value in steps.items() if name in values}

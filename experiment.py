@@ -19,7 +19,7 @@ import pruning
 from attacked import quality
 from attacked.pool import Images, build_images, parts_of
 from attacked.progress import words
-from attacks import ATTACKS, attack_test_images, checked
+from attacks import ATTACKS, attack_test_images, checked, doubt
 from config import attack_settings, own_ticket
 from engine.adversarial import check_online
 from engine.cohort import Cohort
@@ -513,10 +513,8 @@ def whitebox_accuracy(tested):
                 columns[run][column] = accuracy[run].item()
                 if settings.entry().minimal():
                     columns[run][f"whitebox_{name}_l2"] = l2[run].item()
-                elif settings.epsilon > 0 and unmoved[run] > 1:
-                    share = f"{unmoved[run]:.1f} % of the images"
-                    what = f"{column} overstates robustness by up to that"
-                    tested.lab.say(f"warning: {name} finds no gradient for {share}: {what}")
+                if why := doubt(settings, accuracy[run].item(), unmoved[run].item()):
+                    tested.lab.say(f"warning: {why} ({column})")
     return columns
 
 

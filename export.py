@@ -292,8 +292,9 @@ def export_entry(args):
         chosen[target] = f"{ticket.config.arch_type}-{ticket.config.dataset}-{target}.pt", row
         contents[chosen[target][0]] = state
         print(*describe(one, args.weights), sep="\n")
-    attacked = entries.autoattacked(ticket.folder.path)
-    made = entries.entry(ticket.config, ticket.run, chosen, attacked, ticket.net, fits)
+    colour = ticket.size[0][0] > 1
+    attacked = entries.autoattacked(ticket.folder.path, ticket.config, colour)
+    made = entries.entry(ticket.config, ticket.run, chosen, attacked, ticket.net, fits, colour)
     folder = Path(args.output)
     write_folder(folder, contents, {"entry.json": made})
     print(*(sizes_of(folder / name) for name in contents), sep="\n")

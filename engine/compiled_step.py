@@ -71,7 +71,7 @@ class CompiledStepper(Epochs):
         """Train on one batch that torch has cropped or attacked."""
         size, start = self.sizes[step], step * self.config.batch_size
         images, labels = self.batch(torch.arange(start, start + size))
-        images, labels = (part.view(self.cohort.size, size, -1) for part in (images, labels))
+        images, labels = (part.reshape(self.cohort.size, size, -1) for part in (images, labels))
         for run, net in enumerate(self.cohort.nets):
             losses = net.train(
                 self.optimizer.flat[run], images[run].contiguous().numpy(),

@@ -9,6 +9,7 @@ normalised, and whether its names are those of the benchmark's own base network.
 import math
 import shlex
 
+from config import attack_settings
 from results.formats import TORCHVISION, for_torchvision, normalisation
 from results.table import EVALUATION
 from store.files import read_csv
@@ -17,6 +18,7 @@ from utils import UserError
 TARGETS = (90, 95, 99)  # percent of the weights pruned
 # the benchmark's names
 ARCHS, DATASETS = {"resnet18": "R18", "vgg16": "V16"}, {"cifar10": "CIFAR10", "svhn": "SVHN"}
+EPSILON = 8 / 255  # the radius, in linf, of its AutoAttack
 NEAR = 1.1  # a density off by a larger factor is told
 
 
@@ -43,15 +45,30 @@ def sparsity(row):
     return 100 * (1 - row["density"])
 
 
-def autoattacked(folder):
-    """{round: (accuracy in percent, test images)} under AutoAttack, of the evaluation in a run
-    folder that tried the most images; empty without one.
+def radius_of(config, colour):
+    """The radius at which an entry's AutoAttack is: the benchmark's, or the run's own on data sets
+    that it does not have. colour: whether the images have three channels.
     """
-    best, most = {}, 0
+    return EPSILON if config.dataset in DATASETS else own_radius(config, colour)
+
+
+def own_radius(config, colour):
+    """The radius at which attacks.py evaluate tries a run if none is named."""
+    return attack_settings(config, "pgd", colour, test=True).epsilon
+
+
+def autoattacked(folder, config, colour):
+    """{round: (accuracy in percent, test images)} under AutoAttack within radius_of(config), of
+    the evaluation in a run folder that tried the most images; empty without one.
+    """
+    best, most, radius = {}, 0, radius_of(config, colour)
     for path in sorted(folder.glob("attacked_evaluation-*.csv")):
         named = EVALUATION.fullmatch(path.name)
-        # other steps or another radius than the run's own are another question
-        if not named or named[3] or int(named[2]) <= most:
+        if not named or int(named[2]) <= most:
+            continue
+        _, _, other = (named[3] or "").partition("-epsilon")
+        tried = float(other) if other else own_radius(config, colour)
+        if f"{tried:g}" != f"{radius:g}":  # as files have it in their names
             continue
         rows = read_csv(path)
         if rows and all(is_accuracy(row.get("autoattack")) for row in rows):
@@ -88,11 +105,11 @@ def checkpoint(arch, net, in_shape, classes):
     return state, repr(net.net).splitlines(), f"the benchmark has no {arch}"
 
 
-def entry(config, run, chosen, attacked, net, fits):
+def entry(config, run, chosen, attacked, net, fits, colour):
     """The entry of three checkpoints, a dict.
 
     chosen: {target: (file, row)}; attacked: as `autoattacked` gives it; net: one of the networks;
-    fits: (network, why) of `checkpoint`.
+    fits: (network, why) of `checkpoint`; colour: whether the images have three channels.
     """
     mean, std = normalisation(net)
     (network, why), key = fits, model_key(config)
@@ -123,12 +140,13 @@ def entry(config, run, chosen, attacked, net, fits):
                 "sparsity": round(sparsity(row), 3),
                 "clean_accuracy": clean(config, row),
                 "autoattack_accuracy": attacked.get(row["round"], (None, 0))[0],
+                "autoattack_epsilon": radius_of(config, colour),
                 "autoattack_images": attacked.get(row["round"], (None, 0))[1],
                 "ho_fmn_accuracy": None,
             }
             for target, (file, row) in chosen.items()
         ],
-        "to_do": to_do(run, chosen, attacked),
+        "to_do": to_do(run, chosen, attacked, radius_of(config, colour)),
     }
 
 
@@ -146,13 +164,14 @@ def clean(config, row):
     return row["test_accuracy_last" if config.save_weights == "last" else "test_accuracy"]
 
 
-def to_do(run, chosen, attacked):
-    """What an entry still lacks, and what makes it."""
+def to_do(run, chosen, attacked, radius):
+    """What an entry still lacks, and what makes it; radius: of AutoAttack."""
     rest = ["HO-FMN's accuracy and distances: the benchmark's own code, on these checkpoints"]
     rest.append("the method's taxonomy entry: the benchmark's form")
     if any(row["round"] not in attacked for _, row in chosen.values()):
         run = shlex.quote(str(run))
         command = f"python attacks.py evaluate {run} --attacks autoattack --examples 10000"
+        command += f" --epsilon={'8/255' if radius == EPSILON else f'{radius:g}'}"
         rest.insert(0, f"AutoAttack's accuracy: {command}, then this again with --force")
     return rest
 

@@ -2,7 +2,7 @@
 
 For each round whose trained weights were kept, clean and attacked accuracy on the test set,
 white-box. The table goes to the terminal and to attacked_evaluation-<attacks>-<examples>.csv in
-each run folder, the figures (results/py) to a folder of their own. "autoattack"
+each run folder, the figures (results/robustness_figures.py) to a folder of their own. "autoattack"
 is pyautoattack, the authors' own package of AutoAttack's standard version (Croce & Hein 2020):
 APGD-CE, targeted APGD-DLR, targeted FAB and Square.
 """
@@ -19,7 +19,7 @@ from pathlib import Path
 from tqdm import tqdm
 
 import archs
-from attacks import ATTACKS, EVAL_BATCH, Making, attack_test_images, checked, is_correct
+from attacks import ATTACKS, EVAL_BATCH, Making, attack_test_images, checked, doubt, is_correct
 from config import RunConfig, attack_settings
 from engine.machine import pick_device, set_threads
 from results.robustness_figures import Evaluated, draw_all, too_short
@@ -63,7 +63,8 @@ def add_command(commands, progress=untold):
     add("--epsilon", type=number, help=radius)
     several = "several radii, rising, for a curve of accuracy against the radius"
     add("--epsilons", type=number, nargs="+", metavar="EPSILON", help=several)
-    steps = "steps of the iterative ones, at their default length (default: as the run was tested)"
+    steps = "steps of the iterative ones within a radius, at their default length "
+    steps += "(default: as the run was tested)"
     add("--eval_steps", type=int, default=0, metavar="N", help=steps)
     where = "where PNG and PDF files go (default: plots)"
     add("-o", "--output", default="plots", metavar="FOLDER", help=where)
@@ -119,10 +120,17 @@ def say(text):
 def uneven(runs, names):
     """Warnings of attacks that test some of these Jobs' runs by more steps than others."""
     for name in names:
-        steps = sorted({job.steps_of(name) for job in runs})
+        values = [dict(job.settings(name).values) for job in runs if name != "autoattack"]
+        steps = sorted({value.get("attack_steps", 1) for value in values})
+        starts = sorted({value.get("restarts", 1) for value in values})
+        some = f"these runs are tested by {name} of"
         if len(steps) > 1:
-            some = f"these runs are tested by {name} of {' or '.join(map(str, steps))} steps"
-            yield f"warning: {some}: --eval_steps={steps[-1]} makes them comparable"
+            right = f"--eval_steps={steps[-1]} makes them comparable"
+            right = right if has_radius(name) else "they are not comparable by it"
+            yield f"warning: {some} {' or '.join(map(str, steps))} steps: {right}"
+        if len(starts) > 1:
+            right = "they are not comparable by it"
+            yield f"warning: {some} {' or '.join(map(str, starts))} random starts: {right}"
 
 
 def asked(args):
@@ -322,8 +330,10 @@ def evaluate_net(net, job, dataset, names, device, reach=lambda steps: None):
 
             make = checked(functools.partial(settings.entry().make, net))
             given = (net, (), settings, x, y, chosen.numpy(), make)
-            percent, l2, _ = attack_test_images(*given, reach=images_done)
+            percent, l2, without = attack_test_images(*given, reach=images_done)
             result[name] = percent.item()
+            if why := doubt(settings, percent.item(), without.item()):
+                say(f"warning: {job.path}: {why}")
             if settings.entry().minimal():
                 result[f"{name}_l2"] = l2.item()
         before += job.examples * weight

@@ -54,22 +54,23 @@ def trained_on(config):
     share = 100 * (config.mix_ratio or 0)
     if not config.attack or not share:
         return "trained on clean images"
-    attack, part = config.attack.upper(), "" if share == 100 else f", {share:.3g} % of each batch"
+    attack, part = config.attack.upper(), "" if share == 100 else f", {share:g} % of each batch"
     if config.attack_mode == "trades":
         return f"trained by TRADES with {attack}{part}"
     if config.adversarial:
         return f"adversarially trained with {attack}{part}"
     if config.omits:
-        return f"trained on clean images, {share:.3g} % left out"
+        return f"trained on clean images, {share:g} % left out"
     if ATTACKS[config.attack][config.norm].control:
-        return f"trained on images, {share:.3g} % with {config.attack}"
-    return f"trained on images, {share:.3g} % attacked by {attack}"
+        return f"trained on images, {share:g} % with {config.attack}"
+    return f"trained on images, {share:g} % attacked by {attack}"
 
 
 def arms_in_words(configs):
     """Of each run what tells its arm from the others', but for the prune type, in words."""
-    bases, words = list(map(alike, configs)), []
-    for config, label in zip(configs, arm_labels(bases), strict=True):
+    bases, words, whole = list(map(alike, configs)), [], []
+    labels = arm_labels(bases)
+    for config, label in zip(configs, labels, strict=True):
         _, *parts = label.split(", ")
         images = images_in_words(config.attack, config.mix_ratio)
         said = (images, "attack_mode=", "trades_beta=")
@@ -78,7 +79,17 @@ def arms_in_words(configs):
         pairs = [part.partition("=") for part in parts if not part.startswith(said)]
         others = [f"{name.replace('_', ' ')} {value}".strip() for name, _, value in pairs]
         words.append(", ".join([trained_on(config), *others]))
-    return words
+        unsaid = [
+            part.replace("_", " ").replace("=", " ") for part in parts if part.startswith(said)
+        ]
+        whole.append(", ".join([words[-1], *unsaid]))
+    # what went unsaid tells some arms apart: runs of two arms are never one line
+    arms = {}
+    for said, label in zip(words, labels, strict=True):
+        arms.setdefault(said, set()).add(label)
+    return [
+        longer if len(arms[said]) > 1 else said for said, longer in zip(words, whole, strict=True)
+    ]
 
 
 def alike(config):
@@ -98,8 +109,12 @@ def attack_in_words(tested, name, colour, radius=True):
     words = [f"{title} in {settings.norm.upper()}" if several else title]
     if values.get("attack_steps", 1) > 1:
         length = values.get("attack_step_size")
-        of = f" of {length:.3g}" if length and "epsilon" in values else ""  # of cw a learning rate
+        of = f" of {length:.3g}" if length and "epsilon" in values else ""
         words.append(f"{values['attack_steps']} steps{of}")
+        if length and "epsilon" not in values:
+            words.append(f"learning rate {length:.3g}")
+    if values.get("restarts", 1) > 1:
+        words.append(f"{values['restarts']} random starts")
     if radius and "epsilon" in values:
         of_linf = settings.norm == "linf"
         words.append(radius_in_words(values["epsilon"], colour and of_linf))

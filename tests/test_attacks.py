@@ -516,3 +516,21 @@ def test_warnings_say_what_cannot_be_trusted(target, digits):
         quality.transfer_warning(report, 97.0, 40.0, 0.0) is None
         and quality.transfer_warning(report, 97.0, 90.0, 0.5) is None
     )
+
+
+def test_an_accuracy_without_a_gradient_is_told_from_one_that_withstands():
+    """Defect: L2 PGD gives back what it could not fool, which counted as no gradient; linf PGD
+    starts at random, so that its images moved where there was none.
+    """
+    still = lambda images: 0 * images.flatten(-3)[..., :2] + torch.tensor([1.0, 0.0])  # noqa: E731
+    steep = lambda images: torch.stack(  # noqa: E731
+        [50 + images.flatten(-3).sum(-1), -images.flatten(-3).sum(-1)], -1
+    )
+    images, labels = torch.rand(6, 1, 4, 4) * 0.5 + 0.25, torch.zeros(6, dtype=torch.int64)
+    for net, expected in ((still, 100), (steep, 0)):
+        for name, norm in (("pgd", "linf"), ("pgd", "l2"), ("fgsm", "linf")):
+            own = settings(name, norm, epsilon=0.05)
+            given = (net, (), own, images, labels, np.arange(6))
+            accuracy, _, without = attacks.attack_test_images(*given)
+            assert accuracy.item() == 100 and without.item() == expected, (name, norm)
+            assert bool(attacks.doubt(own, 100, without.item())) == bool(expected)

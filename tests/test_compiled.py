@@ -287,6 +287,17 @@ def test_a_round_is_the_torch_steps(case, density, made):
             assert ours[name] == pytest.approx(theirs[name], rel=1e-3)
 
 
+def test_colour_images_are_cropped_and_flipped(made):
+    """Defect: a traceback, since crops of several channels do not lie in one piece."""
+    ends = []
+    for kernels in (None, made):
+        cohort = chain_cohort(kernels, widths=(60, 9, 3), channels=3)
+        train.fit(cohort, chain_data(shape=(3, 4, 5)), [round_config("augmented")], 0)
+        ends.append(cohort.state())
+    for name, value in ends[0].items():
+        near(ends[1][name], value, 1e-3)
+
+
 @pytest.mark.parametrize("case", ["plain", "fgsm"])
 def test_a_run_of_a_cohort_is_bit_for_bit_the_run_alone(case, made):
     data, configs = chain_data(3), ordered(round_config(case), 0, 1, 2)

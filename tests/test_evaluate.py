@@ -380,3 +380,63 @@ def test_more_images_than_there_are_is_all_of_them(folder):
     assert [path.name for path in folder.glob("attacked_evaluation-*")] == [
         "attacked_evaluation-fgsm-360.csv"
     ]
+
+
+@pytest.mark.parametrize(
+    "one, other",
+    [
+        (
+            {"attack": "fgsm", "mix_ratio": 0.0},
+            {"attack": "pgd", "mix_ratio": 0.0, "epsilon": 0.01},
+        ),
+        ({"trades_beta": 0.1}, {"trades_beta": 20.0}),
+        ({"attack": "fgsm", "mix_ratio": 0.125}, {"attack": "fgsm", "mix_ratio": 0.1254}),
+    ],
+)
+def test_runs_of_two_arms_are_never_one_line(one, other):
+    """Defect: two radii, two betas and two rates were averaged as seeds of one arm."""
+    common = {}
+    if "trades_beta" in one:
+        common = {"attack": "pgd", "attack_mode": "trades", "attack_step_size": 0.03,
+                  "attack_steps": 5, "epsilon": 0.1, "mix_ratio": 1.0}  # fmt: skip
+    pairs = [(flags, seed) for flags in (one, other) for seed in (0, 1)]
+    configs = [resolve(common | flags | {"seed": seed}, (1, 28, 28)) for flags, seed in pairs]
+    words = drawn.arms_in_words(configs)
+    assert words[0] == words[1] and words[2] == words[3] and words[0] != words[2]
+
+
+def test_cw_tests_at_no_confidence_whatever_made_the_training_images():
+    """Defect: after training on CW at kappa 50 the dense net "withstood" CW at 90 %: images fooled
+    by less than kappa counted as robust.
+    """
+    config = resolve({"attack": "cw", "confidence": 5.0, "mix_ratio": 0.5}, (1, 28, 28))
+    assert attack_settings(config, "cw", False).confidence == 5
+    assert attack_settings(config, "cw", False, test=True).confidence == 0
+    other = resolve({"attack": "fgsm", "mix_ratio": 0.5, "confidence": 0.0}, (1, 28, 28))
+    assert attack_settings(other, "cw", False, test=True) == attack_settings(
+        config, "cw", False, test=True
+    )
+
+
+def test_eval_steps_are_of_attacks_within_a_radius(folder, capsys):
+    """Defect: ten steps of 0.03 made CW fail on 55 % of the images, told as robustness."""
+    config = resolve({"eval_steps": 10, "eval_step_size": 0.03}, (1, 28, 28))
+    assert attack_settings(config, "pgd", False, test=True).attack_steps == 10
+    for name in ("cw", "ddn", "deepfool"):
+        assert attack_settings(config, name, False, test=True) == attack_settings(
+            config, name, False
+        )
+    own = {"norm": "l2", "epsilon": None, "attack_steps": 2, "attack_step_size": 0.01}
+    with_flags(folder, attack="cw", mix_ratio=0.5, **own)
+    assert evaluate(folder, "--attacks=cw", "--examples=20") == 0
+    assert "cw finds nothing that fools for" in capsys.readouterr().out
+
+
+def test_more_random_starts_are_not_more_steps(tmp_path, capsys):
+    """Defect: --eval_steps=120 was advised, and then 360."""
+    flags = {"attack": "pgd", "mix_ratio": 0.5}
+    runs = [resolve(flags | {"restarts": count}, (1, 28, 28)) for count in (1, 3)]
+    jobs = [robustness.Job(None, run, run, None, [], 10, None) for run in runs]
+    (line,) = robustness.uneven(jobs, ["pgd"])
+    assert "1 or 3 random starts" in line and "steps" not in line
+    assert "3 random starts" in drawn.attack_in_words(runs[1], "pgd", False)

@@ -15,6 +15,7 @@ import engine.forward
 import export
 import pruning
 import results
+from config import resolve
 from helpers import ROOT
 from results import entry, formats
 from store.files import load_tensors, save_tensors, write_csv, write_json, write_text
@@ -284,6 +285,7 @@ def test_an_entry_has_three_tickets_and_says_what_it_lacks(run, tmp_path, capsys
     # the evaluation of the most images, at the run's own radius
     assert [one["autoattack_accuracy"] for one in made["checkpoints"]] == [62, 63, 64]
     assert {one["autoattack_images"] for one in made["checkpoints"]} == {500}
+    assert {one["autoattack_epsilon"] for one in made["checkpoints"]} == {0.3}
     assert all(one["ho_fmn_accuracy"] is None for one in made["checkpoints"])
     assert "not fc1 on digits" in told and "HO-FMN" in told and "attacks.py evaluate" not in told
     mean, std = made["normalisation_needed"]["mean"], made["normalisation_needed"]["std"]
@@ -417,3 +419,19 @@ def test_a_file_replaced_by_force_is_whole(run, tmp_path):
     masks = load_tensors(run / "masks/round_01.safetensors")
     theta0 = load_tensors(run / "theta0.safetensors")
     same(torch.load(tmp_path / "t.pt"), pruning.apply(theta0, masks))
+
+
+def test_an_entry_tells_autoattack_at_the_benchmarks_radius(tmp_path):
+    """Defect: a run on CIFAR-10 was entered at its own radius, 0.01, and the entry named none."""
+    config = resolve({"dataset": "cifar10", "attack": "fgsm", "mix_ratio": 0.0, "epsilon": 0.01},
+                     (3, 32, 32))  # fmt: skip
+    for shown, accuracy in {"": 85, "-epsilon0.0313725": 80, "-epsilon0.3": 0}.items():
+        rows = [{"round": 4, "density": 0.1, "autoattack": accuracy}]
+        write_csv(tmp_path / f"attacked_evaluation-autoattack-20{shown}.csv", rows)
+    assert entry.autoattacked(tmp_path, config, True) == {4: (80, 20)}
+    same = config.replace(epsilon=8 / 255)  # at its own radius, which is the benchmark's
+    (tmp_path / "attacked_evaluation-autoattack-20-epsilon0.0313725.csv").unlink()
+    assert entry.autoattacked(tmp_path, same, True) == {4: (85, 20)}
+    assert entry.autoattacked(tmp_path, config, True) == {}
+    (command, *_) = entry.to_do("runs/a", {90: ("file", {"round": 4})}, {}, entry.EPSILON)
+    assert "--epsilon=8/255" in command
