@@ -85,6 +85,8 @@ def train_cohort(runs, say=tqdm.write):
         return failed
     say.runs = sound
     images = build_images([run.config for run in sound], dataset, device, say)
+    # after a surrogate, which sets its own; config.json tells of these
+    set_threads(shared.threads, small=archs.is_small(shared.arch_type, *size))
     made = kernels_for(shared, model, device, say)
 
     def fresh(config, number):
@@ -94,7 +96,6 @@ def train_cohort(runs, say=tqdm.write):
     for slot, run in enumerate(sound):
         open_run(lab, run, slot)
     say.begin()
-    set_threads(shared.threads, small=archs.is_small(shared.arch_type, *size))
     if shared.precision == "bf16" and device.type == "cpu":
         longest = min(shared.batch_size, len(dataset.train_labels))
         times = bf16_ratio(model, dataset.in_shape, longest)

@@ -339,6 +339,15 @@ def group_names(tickets, groups):
     return names if names[0] != names[1] else ["a", "b"]
 
 
+def note_densities(rows):
+    """Say where two masks of a pair have other densities: then no overlap can be whole."""
+    apart = rows[(rows.layer == "total") & ((rows.density_a - rows.density_b).abs() > 1e-3)]
+    for row in apart.head(1).itertuples():
+        here, there = (f"{100 * density:.3g} %" for density in (row.density_a, row.density_b))
+        what = f"in round {row.round} {row.a} has {here} of the weights and {row.b} {there}"
+        print(f"note: {what}: the Jaccard index of two densities cannot reach 1")
+
+
 def compare(args):
     """Compare and print what the command line asks for.
 
@@ -359,6 +368,7 @@ def compare(args):
         chosen = functions.choose_pairs(pairs, rounds, args.max_pairs)
     rows = compare_masks(tickets, pairs, rounds)
     print_overlap(rows)
+    note_densities(rows)
     if not rows.share_theta0.any():
         print("note: no two of these runs share theta_0: what is given |t0| is empty")
     labels, total = [ticket.label for ticket in tickets], rows[rows.layer == "total"]

@@ -21,6 +21,10 @@ from results.table import CLEAN, attack_of, attacked_columns, column_title, test
 from utils import UserError
 
 MIXED = "mixed"  # accuracy on test images attacked at the rate that the run was trained with
+OWN = {
+    TRANSFER: "attacked test images (each run's own attack, through its surrogate)",
+    MIXED: "test images attacked at the rate of the training images",
+}
 # what the runs of any question may vary
 FREE = ("prune_type", "seed", "ticket_seed", "reinit_draw")
 PRIMARY, SECOND = "mean", "at"  # over the declared rounds; at the declared one
@@ -106,7 +110,7 @@ class Study:
                 raise UserError(f"{what}: {', '.join(pair)}")
 
     def _unlike_attacks(self):
-        """{white-box column: two settings} of those under which the arms were attacked otherwise.
+        """{column: two settings} of those attacks that are not the same for all arms.
 
         UserError if the question's own measure is one.
         """
@@ -120,6 +124,13 @@ class Study:
                 odd = rows.tried != rows.tried.iloc[0]
                 if odd.any():
                     found[column] = rows.tried.iloc[0], rows.tried[odd.idxmax()]
+        # through the surrogate each arm is tried by its own attack: within one radius at least
+        for (_, norm), rows in runs[runs.attack.notna()].groupby(["block", "norm"]):
+            odd = rows.epsilon != rows.epsilon.iloc[0]
+            if odd.any() and rows.epsilon.notna().all():
+                radii = rows.epsilon.iloc[0], rows.epsilon[odd.idxmax()]
+                pair = tuple(f"{norm}, epsilon {radius:g}" for radius in radii)
+                found |= {TRANSFER: pair, MIXED: pair}
         if self.question.measure in found:
             one, other = found[self.question.measure]
             what = f"{column_title(self.question.measure)} is not one attack in these runs"
@@ -285,10 +296,8 @@ class Study:
 
     def measures(self):
         """{column: title} of the accuracies that contrasts are read from, the declared first."""
-        own = "attacked test images (each run's own attack, through its surrogate)"
         titles = {self.question.measure: column_title(self.question.measure)}
-        titles |= {CLEAN: column_title(CLEAN), TRANSFER: own}
-        titles[MIXED] = "test images attacked at the rate of the training images"
+        titles |= {CLEAN: column_title(CLEAN)} | OWN
         for name in attacked_columns(self.table, "whitebox"):
             titles[name] = column_title(name)
         accuracies = {n: t for n, t in titles.items() if not n.endswith("_l2")}

@@ -25,7 +25,7 @@ HEAD = ("folder", "arm", "done")  # of a table, before the flags and the columns
 class Runs:
     """The runs of an experiment: a table as results.table.load makes it, and where they come from.
 
-    record: {"shared": flags, "runs": [{"run", "done", "rounds", "flags", "provenance"}],
+    record: {"shared": flags, "runs": [{"run", "done", "rounds", "flags", "provenance", "resumed"}],
     "provenance": [...], "hours"}: the flags and origins of all runs, each once, and how long their
     rounds took together.
     """
@@ -47,17 +47,20 @@ def gather(patterns):
     shared = {n: first[n] for n in told if all(own[n] == first[n] for own in flags.values())}
     origins, runs = [], []
     for folder, rows in table.groupby("folder", sort=False):
-        origin = {k: v for k, v in configs[folder]["provenance"].items() if k != "host"}
-        if origin not in origins:
-            origins.append(origin)
+        saved, places = configs[folder], []
+        for origin in (saved["provenance"], *saved.get("resumed", [])):
+            origin = {k: v for k, v in origin.items() if k not in ("host", "round")}
+            if origin not in origins:
+                origins.append(origin)
+            places.append(origins.index(origin))
         own = {n: v for n, v in flags[folder].items() if n not in shared}
         runs.append({
             "run": Path(folder).name,
             "done": bool(rows.done.iloc[0]),
             "rounds": len(rows),
             "flags": own,
-            "provenance": origins.index(origin),
-        })  # fmt: skip
+            "provenance": places[0],
+        } | ({"resumed": places[1:]} if places[1:] else {}))  # fmt: skip
     names = [run["run"] for run in runs]
     twice = next((name for name in names if names.count(name) > 1), None)
     if twice:

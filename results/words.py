@@ -1,8 +1,9 @@
 """What a Study found, in words and tables: nothing here computes a statistic."""
 
-from results.answer import ODDS, POINTS, PRIMARY, SECOND, in_words
+from results.answer import ODDS, OWN, POINTS, PRIMARY, SECOND, in_words
 from results.declared import MARGIN
 from results.papers import in_a_line
+from results.question import TRANSFER
 from results.stats import SAME, amount, describe
 from results.table import column_title
 
@@ -105,9 +106,14 @@ def _cautions(study):
     """What the answer does not contain."""
     lines = [*_surrogates(study), *_censored(study), *_names(study)]
     for column, (one, other) in study.unlike.items():
+        title = OWN.get(column) or column_title(column)
         lines.append(
-            f"Arms are not compared on {column_title(column)}: some were attacked with {one}, "
-            f"others with {other}."
+            f"Arms are not compared on {title}: some were attacked with {one}, others with {other}."
+        )
+    if TRANSFER in study.unlike:
+        lines.append(
+            "The training images of the arms are attacked within several radii: what differs "
+            "between arms can be the radius's."
         )
     if study.left_out:
         few = ", ".join(study.left_out[:3]) + (" ..." if len(study.left_out) > 3 else "")

@@ -177,13 +177,15 @@ class RunFolder:
             write_csv(self.rounds, checkpoint.rounds)
 
     def _note_other_code(self, now, number, say):
-        """Say, and add to config.json, that a run goes on under other code, libraries or step."""
+        """Say, and add to config.json, that a run goes on under other code, libraries, step,
+        device or threads.
+        """
         saved = saved_config(self.path)
         before = [saved["provenance"], *saved.get("resumed", [])][-1]
-        names = ("revision", "modified", "versions", "step")
+        names = ("revision", "modified", "versions", "step", "device", "threads")
         differing = [name for name in names if before.get(name, now[name]) != now[name]]
         if differing:
-            what = "was begun under other code or libraries and goes on under these"
+            what = "was begun under other code, libraries or hardware and goes on under these"
             say(f"note: {self.path} {what}; config.json has both ({', '.join(differing)})")
             saved.setdefault("resumed", []).append({"round": number, **now})
             write_json(self.config_file, saved)

@@ -19,6 +19,7 @@ import results
 from attacks import ATTACKS
 from config import PRESETS, all_flags
 from helpers import StopsAt, numbers, same
+from results.published import gather
 from results.ticket import open_ticket
 from study.request import parse_runs
 from utils import UserError
@@ -272,10 +273,15 @@ def test_a_run_that_goes_on_under_other_code_says_so(unfinished, tmp_path, capsy
     folder = tmp_path / "runs" / run.name
     shutil.copytree(run, folder)
     saved = json.loads((folder / "config.json").read_text())
-    saved["provenance"]["revision"] = "0" * 40
+    saved["provenance"] |= {"revision": "0" * 40, "threads": 99}
     (folder / "config.json").write_text(json.dumps(saved))
     assert main.main([f"--runs_dir={tmp_path / 'runs'}", *flags]) == 0
-    assert "was begun under other code" in capsys.readouterr().out
+    out = capsys.readouterr().out
+    assert "was begun under other code" in out and "(revision, threads)" in out
     again = json.loads((folder / "config.json").read_text())
     assert again["provenance"]["revision"] == "0" * 40 and again["resumed"][0]["round"] == 2
     same(numbers(folder), expected)
+    # Defect: a report told of the first process only
+    record = gather([str(folder)]).record
+    assert record["provenance"][0]["threads"] == 99 and record["provenance"][1]["threads"] == 1
+    assert record["runs"][0]["provenance"] == 0 and record["runs"][0]["resumed"] == [1]

@@ -964,3 +964,16 @@ def test_tickets_that_are_not_there_are_refused(trained, tmp_path):
     (copy / "rounds.csv").unlink()
     with pytest.raises(UserError, match="no finished round"):
         load_ticket(copy, 0)
+
+
+def test_masks_of_two_densities_are_told(tmp_path, capsys):
+    """Defect: 20 % against 80 % a round printed "density 0.5, Jaccard 0.25" without a word."""
+    runs = []
+    for percent in (20, 80):
+        flags = [f"--prune_percent={percent}", "--prune_iterations=2", "--end_iter=1"]
+        assert go(tmp_path / str(percent), *flags) == 0
+        runs.append(str(only(tmp_path / str(percent))))
+    capsys.readouterr()
+    assert tickets.main([*runs, "-o", str(tmp_path / "out")]) == 0
+    said = "cannot reach 1"
+    assert said in capsys.readouterr().out

@@ -276,6 +276,18 @@ def test_noise_is_a_control_of_its_own_radius_only():
         assert len(study.families["lead, attacked - noise"]) == pairs
 
 
+def test_arms_within_several_radii_are_not_compared_under_their_own_attacks():
+    """Defect: half attacked at 0.3 was compared with half left out tested at 0.1."""
+    table = accuracies(blank(), np.random.default_rng(0)).assign(transfer_fgsm_accuracy=30.0)
+    half = (table.mix_ratio == 0.5) & (table.attack == "fgsm")
+    said = "The training images of the arms are attacked within several radii"
+    for radius, told in ((0.3, False), (0.1, True)):
+        saved = answered("1", table.assign(epsilon=table.epsilon.mask(half, radius)))
+        assert any(line.startswith(said) for line in saved["details"]) == told
+        measures = {row["measure"] for row in saved["comparisons"]}
+        assert ({"transfer", "mixed"} <= measures) != told
+
+
 def test_nets_that_were_attacked_otherwise_are_not_compared_under_attack():
     table = accuracies(blank(), np.random.default_rng(0)).assign(whitebox_fgsm_accuracy=30.0)
     half = (table.mix_ratio == 0.5) & (table.attack == "fgsm")
