@@ -39,6 +39,7 @@ def stated(found):
             pairs |= {p for n in names for p in zip(table[n], table[f"{n}_interval"], strict=True)}
         pairs |= {(row["difference"], row["interval"]) for row in saved["comparisons"]}
         pairs |= set(zip(study.lines["mean"], study.lines.interval, strict=True))
+        pairs |= {(row["ours"], row["interval"]) for row in saved["paper"] if "interval" in row}
     dense = pd.read_csv(SOURCE / "cosentino-dense.csv").groupby("flags")
     for column in ("test_accuracy", "whitebox_fgsm_accuracy"):
         pairs |= {mean_and_interval(list(values)) for _, values in dense[column]}
