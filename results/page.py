@@ -27,6 +27,12 @@ td { white-space: nowrap; }
 .verdicts th, .verdicts td { white-space: normal; text-align: left; vertical-align: top;
   min-width: 6.5rem; }
 .verdicts td:nth-child(1) { min-width: 11rem; }
+/* on a telephone a row is read from above */
+@media (max-width: 40rem) { .verdicts th, .verdicts td:empty { display: none; }
+  .verdicts tr { display: block; border-bottom: 1px solid var(--rule); padding: .4rem 0; }
+  .verdicts td { display: block; border: 0; padding: .1rem 0; }
+  .verdicts td:nth-child(1) { font-weight: 600; }
+  .verdicts td:nth-child(5)::before { content: "seeds: "; } }
 @media print { body { max-width: none; } table { display: table; overflow: visible;
   font-size: 7pt; } td { white-space: normal; } details > * { display: block; }
   img { break-inside: avoid; } }

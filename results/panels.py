@@ -1,6 +1,6 @@
 """The figure of a study: its panels, once for each value of their facet, and a legend below."""
 
-from results.answer import TRANSFER, heads
+from results.answer import OVER_DENSE, TRANSFER, heads
 from results.declared import FEWEST
 from results.figures import OTHER_STYLE, STYLES, Line, draw_panel, legend_below, new_figure, palette
 from results.table import column_title
@@ -46,7 +46,7 @@ def _draw_cell(study, axis, panel, word, lines):
         drawn.append(Line(numbers, colour, style, arm))
     column, is_contrast = study.root(panel.shows)
     column = column or study.question.measure
-    percent = column == TRANSFER or column.endswith("accuracy")
+    percent = column in (TRANSFER, OVER_DENSE) or column.endswith("accuracy")
     unit = "accuracy (%)" if percent else column.replace("_", " ")
     title = panel.title or (panel.shows if is_contrast else column_title(column))
     if is_contrast:
