@@ -297,10 +297,17 @@ def theta0(config, fresh):
     if not config.ticket or own_ticket(config):
         return fresh(config, 0)
     folder, at = ticket_place(config.ticket)
-    if pruning.PRUNE_TYPES[config.prune_type].fresh:
-        # never the ticket's own theta_0, also where the seeds agree
-        return fresh(config, 0 if at is None else at)
     source = RunFolder(folder)
+    if pruning.PRUNE_TYPES[config.prune_type].fresh:
+        # its dense net is everybody's; under masks never the ticket's own theta_0, also where the
+        # seeds agree, as they do at round 0 of a ticket that begins pruned
+        drawn = fresh(config, at or 0)
+        if at or not source.theta0.exists():
+            return drawn
+        own, masks = load_tensors(source.theta0), load_masks(source.masks(0))
+        pruned = not all(mask.all() for mask in masks.values())
+        same = all(drawn[name].equal(own[name]) for name in masks)
+        return fresh(config, 1) if pruned and same else drawn
     if saved_run(folder).first_epoch(1) and not source.rewind.exists():
         what = f"--ticket={config.ticket}: {source.rewind}, which its rounds start from, is lost"
         raise UserError(f"{what}: train that run again")

@@ -95,8 +95,8 @@ def special(rows, names):
         "above": f"more like those of {a} than those of {b} are",
         "below": f"less like those of {a} than those of {b} are",
         "not distinguishable": f"not distinguishable from {b} by their overlap with {a}",
-        "ties": "no verdict, for all theta_0s have the same difference",
-        "unknown": f"no verdict, for it takes {FEWEST} theta_0s that have all three",
+        "ties": "not judged, for all theta_0s have the same difference",
+        "unknown": f"not judged, for it takes {FEWEST} theta_0s that have all three",
     }
     parts = []
     for row in rows.itertuples():

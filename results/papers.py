@@ -128,7 +128,7 @@ OPEN = {
     "reinit_draw",
     "data_id",
 }
-OPEN |= {"ticket_arm", "ticket_seed", "ticket_draw", "eval_attacks", "eval_examples", "eval_steps"}
+OPEN |= {"ticket_seed", "ticket_draw", "eval_attacks", "eval_examples", "eval_steps"}
 OPEN |= {"eval_step_size", "valid_freq", "valid_steps", "attack_seed", "surrogate"}
 OPEN |= {"surrogate_epochs", "confidence", "restarts"}
 

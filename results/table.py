@@ -255,7 +255,19 @@ def arm_labels(configs):
         if "data_id" in named:
             words.append(f"file {config.data_id[:8] or config.dataset}")
         labels[tuple(key.items())] = ", ".join(words)
+    labels = _told_apart(labels, named)
     return [labels[tuple(key.items())] for key in keys]
+
+
+def _told_apart(labels, named):
+    """{key: label} where keys that share one (it rounds, or lacks a hash) have their flags too."""
+    names, longer = list(labels.values()), {}
+    for key, label in labels.items():
+        same = [dict(other) for other, name in labels.items() if name == label]
+        apart = [name for name in named if len({other.get(name) for other in same}) > 1]
+        own = [f"{name}={dict(key)[name]}" for name in apart if name in dict(key)]
+        longer[key] = ", ".join([label, *own]) if names.count(label) > 1 else label
+    return longer
 
 
 def images_in_words(attack, mix_ratio):

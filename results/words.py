@@ -115,6 +115,9 @@ def _cautions(study):
             "The training images of the arms are attacked within several radii: what differs "
             "between arms can be the radius's."
         )
+    foreign = set(study.table.ticket_arm) if "ticket_arm" in study.table else {""}
+    if "ticket_arm" not in study.question.varies and "" not in foreign:
+        lines.append(f"All masks are those of other runs ({', '.join(sorted(foreign))}).")
     if study.left_out:
         few = ", ".join(study.left_out[:3]) + (" ..." if len(study.left_out) > 3 else "")
         lines.append(f"Left out, for they lack a round of the answer: {few}.")

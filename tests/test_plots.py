@@ -318,3 +318,15 @@ def test_white_box_accuracies_at_several_radii_are_told(tmp_path, capsys, draws)
     plots.main([f"{tmp_path}/runs/*", "-o", str(tmp_path / "plots")])
     said = "white-box FGSM is not one attack in these runs: linf, epsilon 0.3; linf, epsilon 0.05"
     assert said in capsys.readouterr().out
+
+
+def test_arms_whose_names_round_alike_have_two_names():
+    """Defect: runs under masks of two runs that differ in --lr alone were one arm of six."""
+    both = [{"ticket": f"x-{end}", "ticket_arm": f"digits-fc1-clean-lt-{end}@2", "ticket_seed": 0}
+            for end in ("b45afc62", "db529f9c")]  # fmt: skip
+    plain = resolve({"dataset": "digits"}, (1, 28, 28))
+    labels = arm_labels([plain.replace(**flags) for flags in both])
+    assert len(set(labels)) == 2 and "b45afc62" in labels[0] and "db529f9c" in labels[1]
+    shares = arms_of(one={"attack": "fgsm", "mix_ratio": 1 / 3},
+                     other={"attack": "fgsm", "mix_ratio": 0.333333})  # fmt: skip
+    assert len(set(shares)) == 2

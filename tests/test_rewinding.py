@@ -320,3 +320,19 @@ def test_a_control_of_another_order_has_the_ticket_of_that_order():
     (config,) = parse_runs([*SHORT, "--prune_type=reinit", "--order_seed=5"]).configs
     # and the name that it always had
     assert own_ticket(config).order_seed == 5 and not config.ticket_draw
+
+
+def test_fresh_weights_of_a_ticket_that_begins_pruned_are_not_its_own(tmp_path):
+    """Defect: reinit of --ticket=Y, Y being a run of X@1, was Y bit for bit."""
+    few = ["--end_iter=1", "--prune_iterations=2", "--prune_percent=50"]
+    assert go(tmp_path / "x", *few) == 0
+    x = one(tmp_path / "x", "*")
+    few = ["--end_iter=1", "--prune_iterations=1"]
+    assert go(tmp_path / "y", *few, f"--ticket={x}@1") == 0
+    y = one(tmp_path / "y", "*")
+    assert go(tmp_path / "z", *few, f"--ticket={y}", "--prune_type=reinit") == 0
+    z = one(tmp_path / "z", "*")
+    assert masks(y, 0).keys() == masks(z, 0).keys()
+    theirs, own = (load_tensors(run / "theta0.safetensors") for run in (y, z))
+    assert all(torch.equal(masks(y, 0)[n], masks(z, 0)[n]) for n in masks(y, 0))
+    assert not any(torch.equal(theirs[n], own[n]) for n in masks(y, 0))
