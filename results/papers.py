@@ -170,7 +170,8 @@ def deviation(flags, name):
         idle -= {"epsilon", "norm"}  # by which it is tested
     named = [flag.name for flag in all_flags() if flag.result]
     names = [name for name in named if name not in OPEN | idle]
-    return next((f"--{n}" for n in names if had.get(n) != wanted.get(n)), "")
+    other = next((f"--{n}" for n in names if had.get(n) != wanted.get(n)), "")
+    return "--ticket" if other == "--ticket_arm" else other  # as the user named it
 
 
 def round_at(table, density):

@@ -7,7 +7,7 @@ from config import PRESETS, resolve
 from results import words
 from results.answer import Study
 from results.page import fill
-from results.papers import COSENTINO, round_at
+from results.papers import COSENTINO, deviation, round_at
 from results.questions import QUESTIONS
 from results.table import shown_flags
 from utils import UserError
@@ -165,3 +165,12 @@ def test_robust_figures_are_those_of_the_papers_test():
 def test_the_appendix_of_cosentino_is_of_fgsm():
     saved = answered("cosentino", planted("cosentino", [{"attack": "fgsm"}], cosentinos(0)))
     assert len(saved["paper"]) == 12 and "white-box FGSM: lt - reinit" in saved["answer"]
+
+
+def test_masks_of_another_run_are_not_a_papers_protocol():
+    """Defect: tickets of other data were held against Frankle & Carbin's figures."""
+    for preset in ("frankle", "cosentino"):
+        own = resolve(PRESETS[preset] | {"dataset": "mnist"}, (1, 28, 28))
+        assert deviation(shown_flags(own), preset) == ""
+        other = own.replace(ticket="x", ticket_arm="digits-fc1-clean-lt-b45afc62", ticket_seed=0)
+        assert deviation(shown_flags(other), preset) == "--ticket"
