@@ -67,8 +67,7 @@ def surrogate(config, dataset, device, say=print):
     (--attack_seed), and keeps its best epoch on the held-out part (attacked/training.py).
     The CPU threads are set for it, whatever the runs that want it: their count moves its weights.
     """
-    small = archs.is_small(config.surrogate, dataset.in_shape, dataset.num_classes)
-    set_threads(config.threads, small)
+    set_threads(config.threads, small=_is_small(config, dataset))
     net, recipe = untrained_surrogate(config, dataset), surrogate_recipe(config, dataset)
     folder = surrogate_folder(config, recipe)
     path, partial = folder / "weights.safetensors", folder / "partial.pt"
@@ -85,6 +84,10 @@ def surrogate(config, dataset, device, say=print):
             partial.unlink(missing_ok=True)
     net.load_state_dict(state)
     return ready(net, device)
+
+
+def _is_small(config, dataset):
+    return archs.is_small(config.surrogate, dataset.in_shape, dataset.num_classes)
 
 
 def kept_surrogate(config, dataset, device):
@@ -245,8 +248,7 @@ def batch_size(config, dataset, model):
     """How many images are attacked at once: what is fastest against this surrogate."""
     if next(model.parameters()).device.type != "cpu":
         return SHARD
-    small = archs.is_small(config.surrogate, dataset.in_shape, dataset.num_classes)
-    return SMALL_NETS_BATCH if small else BATCH
+    return SMALL_NETS_BATCH if _is_small(config, dataset) else BATCH
 
 
 def attack_recipe(config, dataset, model):

@@ -85,11 +85,10 @@ def arms_in_words(configs):
         whole.append(", ".join([words[-1], *unsaid]))
     # what went unsaid tells some arms apart: runs of two arms are never one line
     arms = {}
-    for said, label in zip(words, labels, strict=True):
-        arms.setdefault(said, set()).add(label)
-    return [
-        longer if len(arms[said]) > 1 else said for said, longer in zip(words, whole, strict=True)
-    ]
+    for short, label in zip(words, labels, strict=True):
+        arms.setdefault(short, set()).add(label)
+    pairs = zip(words, whole, strict=True)
+    return [longer if len(arms[short]) > 1 else short for short, longer in pairs]
 
 
 def alike(config):
