@@ -28,11 +28,11 @@ test: $(READY)
 quick: $(READY)
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(JOBS) --dist=worksteal -m 'not soak and not slow'
 
-# the seven questions and the three appendices; SCALE=small is MNIST, SCALE=long trains nets to their end, SCALE=paper
+# the seven questions and the appendices; SCALE=small is MNIST, SCALE=long trains nets to their end, SCALE=paper
 # wants a GPU (experiments/scale.sh)
 SCALE ?= smoke
 experiments: $(READY)
-	for script in experiments/exp*.sh experiments/frankle.sh experiments/cosentino.sh experiments/black_images.sh; do \
+	for script in experiments/exp*.sh experiments/frankle.sh experiments/cosentino.sh experiments/large.sh experiments/black_images.sh; do \
 	    SCALE=$(SCALE) PYTHON=$(BIN)/python bash $$script || exit 1; \
 	done
 	@echo "look at: $${REPORT:-report}/report.html"

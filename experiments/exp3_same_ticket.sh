@@ -21,5 +21,8 @@ for from_to in "$clean 50" "$attacked 0"; do
     fc1 --prune_type lt reinit shuffle --attack=fgsm --attack_rate=${from_to#* } $ATTACK_FLAGS \
         --ticket="$RUNS/main/${from_to% *}{seed}-*" --runs_dir="$RUNS/transfer"
 done
+# what of it any change of the data would do: tickets of noise
+fc1 --prune_type lt --attack=fgsm --attack_rate 0 50 $ATTACK_FLAGS \
+    --ticket="$RUNS/main/$noise{seed}-*" --runs_dir="$RUNS/transfer"
 report --experiment=3 "$RUNS/main/$DATASET-fc1-fgsm0-*" "$RUNS/main/$DATASET-fc1-fgsm0.5-*" \
     "$RUNS/transfer/*" --tickets "$RUNS/tickets"

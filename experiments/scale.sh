@@ -3,7 +3,7 @@
 #         long (nets trained to their end: what is published; ten hours of two cores in all) |
 #         paper (35 rounds x 12 epochs, a GPU)
 #   PYTHON, DATA_DIR (only read), RUNS_DIR, CACHE_DIR, REPORT, ARCHS, ARCH_DATASET and ARCH_SEEDS
-#   (small), FLAGS (more flags for every run, such as --device=cpu)
+#   (small), LARGE (networks of large.sh), FLAGS (more flags for every run, such as --device=cpu)
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 SCALE=${SCALE:-smoke} PYTHON=${PYTHON:-python} DATA_DIR=${DATA_DIR:-data}
@@ -25,6 +25,7 @@ smoke)
     ARCH_DATASET=$DATASET ARCHS=${ARCHS:-fc1 lenet5} ARCH_SEEDS=$SEEDS
     ARCH_SCHEDULE="--prune_percent=84 --prune_iterations=2 --end_iter=1"
     OTHER="smoke_colour" OTHER_FLAGS="--surrogate=fc1 --surrogate_epochs=10 --epsilon=0.1"
+    LARGE=${LARGE:-$ARCHS} LARGE_FLAGS=$ATTACK_FLAGS
     FRANKLE="--prune_percent=60 --prune_iterations=4 --end_iter=5"
     ROBUST="--arch_type=fc1 $SCHEDULE --attack_mode=online --epsilon=0.1 --eval_steps=40" ;;
 small)
@@ -37,6 +38,7 @@ small)
     ARCH_SCHEDULE="--prune_percent=60 --prune_iterations=3 --end_iter=5 --precision=bf16"
     ARCH_SCHEDULE+=" --eval_attacks fgsm" # pgd takes lenet5 as long as training does
     OTHER="cifar10_18k" OTHER_FLAGS="--surrogate=resnet20 --surrogate_epochs=3"
+    LARGE=${LARGE:-alexnet vgg16} LARGE_FLAGS=""
     FRANKLE="--prune_iterations=14 --end_iter=8"
     ROBUST="--arch_type=fc1 $SCHEDULE --attack_mode=online --epsilon=0.1 --eval_steps=40"
     ROBUST+=" --attack_steps=5 --attack_step_size=0.03" ;;
@@ -53,14 +55,17 @@ long)
     ARCH_SCHEDULE="--prune_percent=60 --prune_iterations=4 --end_iter=8 --rewind_epoch=1"
     ARCH_SCHEDULE+=" --warmup_steps=100 --eval_attacks fgsm --attack_seed=seed"
     # python -m experiments.make_data subset --dataset=cifar10_18k --images=6000 -o DATA_DIR
-    OTHER="cifar10_18k_6000" OTHER_FLAGS="--surrogate=resnet20 --surrogate_epochs=10" ;;
+    OTHER="cifar10_18k_6000" OTHER_FLAGS="--surrogate=resnet20 --surrogate_epochs=10"
+    LARGE=${LARGE:-alexnet vgg16 resnet18 densenet121}
+    LARGE_FLAGS="--prune_iterations=3 --end_iter=6 --warmup_steps=20 --valid_steps=20 --precision=bf16" ;;
 paper)
     DATASET=mnist RATES="0 10 20 30 40 50 60 70 80 90 100" SEEDS="0 1 2 3 4" BLACK_SEEDS="0 1 2"
     SCHEDULE="--prune_percent=10 --prune_iterations=35 --end_iter=12 --attack_seed=seed"
     CW_SURROGATE="" CW_FLAGS="--attack fgsm pgd" CW="--attack=cw --confidence=5"
     ARCH_DATASET=$DATASET ARCHS=${ARCHS:-fc1 lenet5 vgg16 resnet20} ARCH_SEEDS="0 1 2"
     ARCH_SCHEDULE=$SCHEDULE
-    OTHER="cifar10" OTHER_FLAGS="" ;;
+    OTHER="cifar10" OTHER_FLAGS=""
+    LARGE=${LARGE:-alexnet vgg16 resnet18 densenet121} LARGE_FLAGS="" ;;
 *)
     echo "SCALE=$SCALE: smoke, small, long or paper is needed" >&2; exit 2 ;;
 esac

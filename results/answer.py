@@ -79,6 +79,7 @@ class Study:
         values = pd.Series([of(flags) for flags in table.to_dict("records")], table.index, object)
         here, key = values.unique(), float if factor.ordered else factor.key
         wanted = list(factor.values or (sorted(here, key=key) if key else here))
+        wanted += sorted(value for value in here if factor.also(value))
         kept = values.isin(wanted)
         if not kept.all():
             left = table[~kept].folder.nunique()

@@ -22,6 +22,7 @@ class Factor:
     label: Callable = str  # a value in words; contrasts and figures know it by them
     key: Callable | None = None  # sorts the values; without, they stay in the runs' order
     ordered: bool = False  # they are numbers of a scale: sorted so, and so are their colours
+    also: Callable = lambda value: False  # which values are compared too, where runs have them
 
 
 @dataclass(frozen=True)

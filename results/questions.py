@@ -241,6 +241,8 @@ RATE = Factor(
 )
 OWN, OTHER, RANDOM = "own ticket", "other data's ticket", "random ticket"
 FRESH, REINIT = "other's masks, fresh weights", "own masks, fresh weights"
+CHANGED = "ticket of "  # "ticket of 50 % noise"
+ANOTHER = "a ticket that is not the other data's of the same seed"
 
 
 def ticket(flags):
@@ -248,30 +250,46 @@ def ticket(flags):
     own, other = {"lt": OWN, "reinit": REINIT}, {"lt": OTHER, "shuffle": RANDOM, "reinit": FRESH}
     if not flags["ticket_arm"]:
         return own.get(flags["prune_type"], "another prune type")
-    # the other data's: of a run that differs in the share of attacked images alone
+    # of a run that differs in its attack and in the share of attacked images alone
     number = r"([0-9]+(?:\.[0-9]+)?(?:e-[0-9]+)?)"
-    rate = re.fullmatch(rf".*-{flags['attack']}{number}-lt-[0-9a-f]{{8}}", flags["ticket_arm"])
-    there = float(rate[1]) if rate else flags["mix_ratio"]
-    source = ticket_of(RunConfig.of(flags)).replace(mix_ratio=there)
+    named = re.fullmatch(rf".*-([a-z]+){number}-lt-[0-9a-f]{{8}}", flags["ticket_arm"])
+    attack, rate = (named[1], float(named[2])) if named else (None, 0)
+    if attack not in ATTACKS or (attack == flags["attack"] and rate == flags["mix_ratio"]):
+        return ANOTHER
+    source = ticket_of(RunConfig.of(flags)).replace(attack=attack, mix_ratio=rate)
     source = source.ticket_identity(flags["order_seed"])
-    if any(flags[name] != source[name] for name in source) or there == flags["mix_ratio"]:
-        return "a ticket that is not the other data's of the same seed"
-    return other.get(flags["prune_type"], "another prune type")
+    if any(flags[name] != source[name] for name in source):
+        return ANOTHER
+    if attack == flags["attack"]:
+        return other.get(flags["prune_type"], "another prune type")
+    lt = flags["prune_type"] == "lt" and rate
+    return CHANGED + images_in_words(attack, rate) if lt else ANOTHER
+
+
+def is_changed(word):
+    """Whether a ticket is of data that is changed in another way than the attacked data is."""
+    return word.startswith(CHANGED)
 
 
 QUESTIONS["3"] = Question(
     "Are the tickets of the original and the attacked data the same? If not, by how much?",
-    factors={"ticket": Factor(ticket, (OWN, OTHER, RANDOM, FRESH, REINIT)), "rate": RATE},
+    factors={
+        "ticket": Factor(ticket, (OWN, OTHER, RANDOM, FRESH, REINIT), also=is_changed),
+        "rate": RATE,
+    },
     contrasts={
         "other ticket - own ticket": Contrast(
             "the other data's ticket is better", "it is worse", "ticket", (OTHER, OWN), answers=True
         ),
-        # a random ticket: its masks permuted within each layer; fresh weights: another theta_0
+        # a random ticket: its masks permuted within each layer; fresh weights: another theta_0;
+        # whether it is the attack or any change of the data: a ticket of noise, of left out images
         "other ticket - controls": Contrast(
             "the other data's ticket is better",
             "it is worse",
             "ticket",
-            lambda study, words: [(f"{OTHER} − {c}", OTHER, c) for c in (RANDOM, FRESH)],
+            lambda study, words: [
+                (f"{OTHER} − {c}", OTHER, c) for c in words if c in (RANDOM, FRESH) or is_changed(c)
+            ],
         ),
         "other ticket - own ticket, one data set - the other": Contrast(
             "better", "worse", "rate", EVERY, "other ticket - own ticket", optional=True
@@ -458,6 +476,11 @@ QUESTIONS["cosentino"] = Question(
     colour="prune_type",
     measure=FGSM,
     paper=("cosentino", cosentino),
+)
+
+# no contrasts of one architecture with another: of four, six pairs would take all power
+QUESTIONS["large"] = conditions(
+    "Appendix: do large networks show what question 4 finds?", "arch_type", "arch_type"
 )
 
 BLACK = (

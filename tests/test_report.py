@@ -22,6 +22,7 @@ from results.questions import QUESTIONS
 from results.table import load
 from store.files import read_csv, write_csv
 from store.saved import saved_run
+from utils import UserError
 
 
 def rate(value, **flags):
@@ -300,12 +301,18 @@ def two_tickets(tmp_path_factory):
             for seed in range(5):
                 levels = (level + rng.normal(0, 0.05, 5)).tolist()
                 flags = {"ticket": str(source), "ticket_arm": names[value], "ticket_seed": seed}
-                path = fake_run(folder / "transfer", levels, prune_type=kind, seed=seed,
-                                **rate(0.5 - value))  # fmt: skip
-                config = json.loads((path / "config.json").read_text())
-                config["flags"] |= flags
-                (path / "config.json").write_text(json.dumps(config))
+                under_ticket(folder / "transfer", levels, flags, prune_type=kind, seed=seed,
+                             **rate(0.5 - value))  # fmt: skip
     return runs, folder / "transfer"
+
+
+def under_ticket(folder, levels, ticket, **flags):
+    """A fake run of these accuracies that says it has the masks of another run."""
+    path = fake_run(folder, levels, **flags)
+    config = json.loads((path / "config.json").read_text())
+    config["flags"] |= ticket
+    (path / "config.json").write_text(json.dumps(config))
+    return path
 
 
 def groups(*gaps, **more):
@@ -358,6 +365,28 @@ def test_a_ticket_of_another_attack_or_recipe_is_not_the_other_datas(two_tickets
                   f"{arm}@3"):  # fmt: skip
         assert "is not the other data's" in ticket(flags | {"ticket_arm": other}), other
     assert "is not the other data's" in ticket(flags | {"ticket_seed": flags["seed"] + 1})
+
+
+def test_a_ticket_of_noise_is_a_control_of_the_other_datas(tmp_path, two_tickets):
+    """What only the attack does: tickets of noise on both data sets; on one alone is an error."""
+    config = saved_run(only(two_tickets[0], "*-fgsm0-lt-s0-*"))
+    noise = config.replace(attack="noise", mix_ratio=0.5).ticket_name
+    source = tmp_path / "source"
+    (source / "masks").mkdir(parents=True)
+    for value, level in ((0, 96), (0.5, 97.5)):
+        for seed in range(5):
+            flags = {"ticket": str(source), "ticket_arm": noise, "ticket_seed": seed}
+            levels = [level + 0.01 * seed] * 5
+            path = under_ticket(tmp_path / f"{value}", levels, flags, seed=seed, **rate(value))
+            path.rename(path.with_name(f"noise-{path.name}"))
+    rows = pd.DataFrame(groups(0, 0.1, 0.1, 0.1, 0))
+    saved = answer("3", *two_tickets, *(tmp_path / f"{v}" for v in (0, 0.5)), groups=rows)
+    controls = verdicts(saved, "other ticket - controls")
+    assert len(controls) == 6
+    assert controls["other data's ticket − ticket of 50 % noise, clean data"] == "above"
+    assert controls["other data's ticket − ticket of 50 % noise, 50 % attacked data"] == "below"
+    with pytest.raises(UserError, match="no runs of ticket of 50 % noise, 50 % attacked data"):
+        answer("3", *two_tickets, tmp_path / "0", groups=rows)
 
 
 def test_arms_of_two_files_of_one_name_are_not_compared(tmp_path, capsys):
@@ -462,7 +491,7 @@ def test_a_question_is_a_declaration(tmp_path, monkeypatch, capsys):
     assert saved["question"] == question.title
     assert verdicts(saved, "change") == {"lr 0.01": "above"}
     assert 'id="explr"' in (tmp_path / "report" / "report.html").read_text()
-    assert "valid: 1, 2, 3, 4, 5, 6, 7, frankle, cosentino, black, lr" in fails(
+    assert "valid: 1, 2, 3, 4, 5, 6, 7, frankle, cosentino, large, black, lr" in fails(
         capsys, "x", "--experiment=8"
     )
     assert isinstance(report.make_parser(), argparse.ArgumentParser)

@@ -78,12 +78,15 @@ def test_the_scripts_from_data_to_page(tmp_path, monkeypatch):
     told |= {"SCALE": "smoke", "ARCHS": "fc1 fc1_nobias"}
     told |= {"FLAGS": "--prune_iterations=2 --end_iter=1 --workers=1"}
     folder = ROOT / "experiments"
-    appendices = [folder / f"{name}.sh" for name in ("frankle", "cosentino", "black_images")]
+    appendices = [
+        folder / f"{name}.sh" for name in ("frankle", "cosentino", "large", "black_images")
+    ]
     for script in [*sorted(folder.glob("exp*.sh")), *appendices]:
         for program, *argv in calls_of(script, told, tmp_path):
             assert PROGRAMS[program](argv) == 0, (script, program, argv)
     page = (tmp_path / "report" / "report.html").read_text()
-    for name in [f"exp{number}" for number in (*range(1, 8), "frankle", "cosentino", "black")]:
+    numbers = (*range(1, 8), "frankle", "cosentino", "large", "black")
+    for name in [f"exp{number}" for number in numbers]:
         assert f'id="{name}"' in page and (tmp_path / "report" / f"{name}.pdf").exists()
     assert not (tmp_path / "data").exists()  # the user's data folder is only read
     commands = json.loads((tmp_path / "report" / "exp3.json").read_text())["commands"]
