@@ -685,9 +685,19 @@ def starts_for(seed, part, index, images):
     return starts
 
 
-EVAL_BATCH = 1000  # images of a run at a time
+EVAL_BATCH = 1000  # images of a run at a time, on a GPU
+# on a CPU: lenet5's activations of so many are more than malloc keeps, and it takes 1.5 times as
+# long (benchmarks/eval_batch.py); fc1 does not mind
+CPU_BATCH = 128
 # images of an iterative attack on a CPU: measured fastest of 32 to 256 for the CNN
 ATTACK_BATCH = 64
+
+
+def eval_batch(device, iterative=False):
+    """How many images of a run are classified, or attacked (`iterative`: in steps), at a time."""
+    if device.type != "cpu":
+        return EVAL_BATCH
+    return ATTACK_BATCH if iterative else CPU_BATCH
 
 
 def attack_test_images(
@@ -704,8 +714,7 @@ def attack_test_images(
     """
     make, runs = make or functools.partial(settings.entry().make, predict), math.prod(lead)
     hits, length, changed, unmoved = (torch.zeros(runs, device=labels.device) for _ in range(4))
-    small = settings.iterative() and labels.device.type == "cpu"
-    batch = ATTACK_BATCH if small else EVAL_BATCH
+    batch = eval_batch(labels.device, settings.iterative())
     for start in range(0, len(labels), batch):
         part = slice(start, start + batch)
         x = images[part].expand(*lead, *images[part].shape)

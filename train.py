@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import torch
 import torch.nn.functional as F
 
-from attacks import EVAL_BATCH
+from attacks import eval_batch
 from engine.adversarial import Validation
 from engine.compiled_step import stepper_for
 from engine.graph import Replay
@@ -124,7 +124,7 @@ def evaluate(cohort, images, labels, index=None, change=None):
         index = torch.arange(len(labels), device=labels.device).expand(cohort.size, -1)
     cohort.model.eval()
     losses, hits = [], torch.zeros(cohort.size, device=labels.device)
-    size = max(1, min(EVAL_BATCH, EVAL_IMAGES // cohort.size))
+    size = max(1, min(eval_batch(labels.device), EVAL_IMAGES // cohort.size))
     for start in range(0, index.shape[1], size):
         chosen = cohort.select(index[:, start : start + size])
         batch, target = images[chosen], labels[chosen]

@@ -147,8 +147,7 @@ class Bench:
 
     def ours(self, attack, settings, images, labels, part="test", batch=None):
         """Measure an attack of this project, in batches as the program makes them."""
-        small = settings.iterative() and self.device.type == "cpu"
-        batch = batch or (attacks.ATTACK_BATCH if small else attacks.EVAL_BATCH)
+        batch = batch or attacks.eval_batch(self.device, settings.iterative())
         make = settings.entry().make
 
         def run():

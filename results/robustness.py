@@ -19,7 +19,7 @@ from pathlib import Path
 from tqdm import tqdm
 
 import archs
-from attacks import ATTACKS, EVAL_BATCH, Making, attack_test_images, checked, doubt, is_correct
+from attacks import ATTACKS, Making, attack_test_images, checked, doubt, eval_batch, is_correct
 from config import RunConfig, attack_settings
 from engine.machine import pick_device, set_threads
 from results.robustness_figures import Evaluated, draw_all, too_short
@@ -343,7 +343,8 @@ def evaluate_net(net, job, dataset, names, device, reach=lambda steps: None):
 
 def accuracy(net, images, labels):
     """Percent of images (N, C, H, W) that a network in eval mode classifies as labels (N,)."""
-    parts = zip(images.split(EVAL_BATCH), labels.split(EVAL_BATCH), strict=True)
+    size = eval_batch(labels.device)
+    parts = zip(images.split(size), labels.split(size), strict=True)
     return 100 * sum(is_correct(net, *part).sum().item() for part in parts) / len(labels)
 
 

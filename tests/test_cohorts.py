@@ -6,6 +6,7 @@ Whatever runs train together, each ends as it would alone.
 import pytest
 import torch
 
+import attacks
 import train
 from attacks import ATTACKS, PARAMETERS
 from config import all_flags
@@ -135,7 +136,7 @@ def test_kappa_is_each_online_runs_own(tmp_path):
 def test_online_runs_are_bit_for_bit_those_alone(attack, tmp_path, monkeypatch):
     """Defect: what validation attacked hung on the cohort's size, and so did the epoch it chose."""
     pytest.importorskip("numba")  # torch's products of a cohort round otherwise
-    monkeypatch.setattr(train, "EVAL_BATCH", 50)
+    monkeypatch.setattr(attacks, "CPU_BATCH", 50)
     monkeypatch.setattr(train, "EVAL_IMAGES", 60)  # alone 50 at a time, in threes 20
     flags = [f"--attack={attack}", "--attack_mode=online", "--mix_ratio=0.5", "--order_seed=0"]
     flags += ["--prune_iterations=2", "--end_iter=2", "--prune_percent=50", "--eval_examples=20"]

@@ -356,7 +356,7 @@ def test_what_validation_attacks_hangs_on_the_image_and_not_on_the_batch(monkeyp
 
     monkeypatch.setitem(attacks.ATTACKS["pgd"], "linf", dataclasses.replace(entry, make=noted))
     for cohort, size in ((together, 30), (together, 7), (alone, 30), (alone, 4)):
-        monkeypatch.setattr(train, "EVAL_BATCH", size)
+        monkeypatch.setattr(attacks, "CPU_BATCH", size)
         own, these = (data, configs) if cohort is together else (of_run(data, 1), configs[1:])
         torch.rand(3)  # what was drawn before does not count
         random = torch.get_rng_state()
