@@ -13,11 +13,19 @@ import numpy as np
 import pandas as pd
 
 from attacks import ATTACKS, tested_by
-from config import all_flags
+from config import NO_TICKET, all_flags
 from results.declared import MARGIN, rounds_of
 from results.question import EVERY, FIRST, OVER_DENSE, TRANSFER, WHITEBOX
 from results.stats import compare, judge, log_odds, summarise
-from results.table import CLEAN, attack_of, attacked_columns, column_title, tested_as, white_box
+from results.table import (
+    CLEAN,
+    attack_of,
+    attacked_columns,
+    column_title,
+    flag_in_words,
+    tested_as,
+    white_box,
+)
 from utils import UserError
 
 MIXED = "mixed"  # accuracy on test images attacked at the rate that the run was trained with
@@ -106,16 +114,21 @@ class Study:
                 values = values.where(rows.order_seed != rows.seed, "None")
             odd = values != values.iloc[0]
             if odd.any():
-                pair = [f"{values[n]} in {rows.folder[n]}" for n in (values.index[0], odd.idxmax())]
-                what = f"these runs differ in --{name}, which this experiment does not compare"
+                apart = (values.index[0], odd.idxmax())
+                pair = [f"{flag_in_words(name, values[n])} in {rows.folder[n]}" for n in apart]
+                flag = "ticket" if name in NO_TICKET else name  # the others are hidden
+                what = f"these runs differ in --{flag}, which this experiment does not compare"
                 raise UserError(f"{what}: {', '.join(pair)}")
 
     def _unlike_attacks(self):
-        """{column: two settings} of those attacks that are not the same for all arms.
+        """{column: two settings} of those attacks that are not the same for all arms compared.
 
         UserError if the question's own measure is one.
         """
         runs, found = self.table.drop_duplicates("folder"), {}
+        contrasts = self.question.contrasts.values()
+        if self.question.within in [c.along for c in contrasts if c.along]:
+            runs = runs.assign(block="")  # its values are compared with each other too
         for column in attacked_columns(self.table, "whitebox"):
             name = attack_of(column)
             if name is None:
@@ -205,6 +218,8 @@ class Study:
             return groups[what or "value"].mean().dropna()
         values = self.values(contrast.of, rows)
         for name, word in contrast.where.items():
+            if word not in values.index.get_level_values(name):  # as of an attack that few tried
+                return values.iloc[:0]
             values = values.xs(word, level=name)
         if not contrast.along:
             return values
@@ -221,14 +236,16 @@ class Study:
         here = set(values.index.get_level_values(contrast.along))
         words = [word for word in self.words[contrast.along] if word in here]
         if callable(contrast.pairs):
-            return [pair for pair in contrast.pairs(self, words) if {*pair[1:]} <= here]
-        if contrast.pairs == FIRST:
-            return [(word, word, words[0]) for word in words[1:]]
-        if contrast.pairs == EVERY:
-            return [(f"{a} − {b}", a, b) for a, b in itertools.combinations(words, 2)]
-        if isinstance(contrast.pairs[0], str):
-            return [("", *contrast.pairs)]
-        return [(other, one, other) for one, other in contrast.pairs]
+            pairs = contrast.pairs(self, words)
+        elif contrast.pairs == FIRST:
+            pairs = [(word, word, words[0]) for word in words[1:]]
+        elif contrast.pairs == EVERY:
+            pairs = [(f"{a} − {b}", a, b) for a, b in itertools.combinations(words, 2)]
+        elif isinstance(contrast.pairs[0], str):
+            pairs = [("", *contrast.pairs)]
+        else:
+            pairs = [(other, one, other) for one, other in contrast.pairs]
+        return [pair for pair in pairs if {*pair[1:]} <= here]
 
     def _tidy(self, values):
         """Values as a table with `arm` in words, in the factors' order, and its factors."""
@@ -301,7 +318,8 @@ class Study:
         titles |= {CLEAN: column_title(CLEAN)} | OWN
         for name in attacked_columns(self.table, "whitebox"):
             titles[name] = column_title(name)
-        accuracies = {n: t for n, t in titles.items() if not n.endswith("_l2")}
+        titles |= self.question.titles
+        accuracies = {n: t for n, t in titles.items() if t and not n.endswith("_l2")}
         here = [n for n in accuracies if n in self.table and self.table[n].notna().any()]
         return {n: accuracies[n] for n in here if n not in self.unlike}
 
@@ -365,7 +383,8 @@ def _declared(rows):
     """(rounds of the primary measure, the round of the second) of runs with one schedule."""
     run = rows.iloc[0]
     if run.prune_iterations < 2:
-        raise UserError(f"{run.folder} has its dense round only: nothing is pruned yet")
+        right = "two rounds or more are compared (--prune_iterations)"
+        raise UserError(f"{run.folder} is of one round: {right}")
     densities = rows.groupby("round").density.mean()
     return rounds_of(densities, run.prune_iterations, run.prune_percent)
 

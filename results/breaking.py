@@ -14,8 +14,9 @@ def breaks(study, tables):
     """At which density accuracies of tickets fall BREAK points below their dense nets'.
 
     Rounds are compared, seed by seed: a negative difference says that robustness breaks first. Runs
-    that are unfinished are left out, and nets that have no robustness to lose. What does not break
-    by the last round counts as the round after it, so that a difference is a bound then.
+    that are unfinished are left out, nets that have no robustness to lose, and seeds in which
+    neither breaks, of which nothing is known. Where one breaks, what does not by the last round
+    counts as the round after it, so that the difference is a bound then.
     """
     density, found, weak = study.density[""], [], {}
     last = density.index.max()
@@ -39,7 +40,9 @@ def breaks(study, tables):
         return f"Robustness: {none or 'no run is finished'}.", {}, pd.DataFrame()
     found = pd.DataFrame(found)
     groups = found.groupby("training", sort=False)
-    judged = judge([compare(name, part[PGD] - part[CLEAN]) for name, part in groups])
+    neither = (found[[PGD, CLEAN]] > last).all(axis=1)
+    broken = found[~neither].groupby("training", sort=False)
+    judged = judge([compare(name, part[PGD] - part[CLEAN]) for name, part in broken])
     judged = [row | {"unit": "rounds", "basis": "every round down to the last"} for row in judged]
 
     def share(rounds):
@@ -55,9 +58,14 @@ def breaks(study, tables):
     )
     line = (
         f"Rounds until tickets are {BREAK:g} points below their dense net, PGD - clean: "
-        f"{describe(judged, *LASTS)} (at which density, median over seeds: {shown})"
+        f"{describe(judged, *LASTS) or 'nothing to compare'} "
+        f"(at which density, median over seeds: {shown})"
     )
-    if (found[[PGD, CLEAN]] > last).any(axis=None):
+    if neither.any():
+        lasting = neither.groupby(found.training, sort=False).agg(["sum", "count"])
+        names = [f"{name} in {n} of {of} seeds" for name, (n, of) in lasting.iterrows() if n]
+        line += f"; neither breaks with {', '.join(names)}, which are left out"
+    if (found.loc[~neither, [PGD, CLEAN]] > last).any(axis=None):
         line += "; where one does not break by the end the difference is a bound"
     line += f". Robustness: {none}." if none else "."
-    return line, {"rounds until it breaks, PGD - clean": judged}, pd.DataFrame()
+    return line, {"rounds until it breaks, PGD - clean": judged} if judged else {}, pd.DataFrame()

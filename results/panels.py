@@ -23,9 +23,10 @@ def draw(study):
         _draw_cell(study, axis, *cell)
     for axis in axes[len(cells) :]:
         axis.set_axis_off()
-    counts = study.table.groupby("block").seed.nunique().unique()
+    # of every point: an arm may lack a seed, and a seed its last rounds
+    counts = sorted({int(n) for _, _, lines in cells for n in lines.seeds[lines["mean"].notna()]})
     over = f"bands: 95 % intervals over {' or '.join(map(str, counts))} seeds"
-    over += f" (under {FEWEST} have none)" if min(counts) < FEWEST else ""
+    over += f" (under {FEWEST} have none)" if counts[0] < FEWEST else ""
     legend_below(figure, title=over, key=_key(study))
     return figure
 
@@ -48,7 +49,9 @@ def _draw_cell(study, axis, panel, word, lines):
     column = column or study.question.measure
     percent = column in (TRANSFER, OVER_DENSE) or column.endswith("accuracy")
     unit = "accuracy (%)" if percent else column.replace("_", " ")
-    title = panel.title or (panel.shows if is_contrast else column_title(column))
+    named = study.question.titles.get(column) or column_title(column)
+    title = panel.title or (panel.shows if is_contrast else named)
+    title += ", not one attack" if column in study.unlike and not is_contrast else ""
     if is_contrast:
         unit = f"difference of {unit}".replace("%", "points")
     title = f"{word}: {title}" if word else title

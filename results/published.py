@@ -108,7 +108,9 @@ def _with_autoattack(table):
     if not found:
         return table
     keys = list(zip(table.folder, table["round"], strict=True))
-    return table.assign(**{column: pd.Series(map(found.get, keys), table.index, dtype=float)})
+    accuracy = pd.Series(map(found.get, keys), table.index, dtype=float)
+    examples = pd.Series(float(max(shared)), table.index).where(accuracy.notna())
+    return table.assign(**{column: accuracy, "autoattack_examples": examples})
 
 
 def tidy(runs):

@@ -69,6 +69,8 @@ class Question:
     # (study, tables) -> opening sentence, judged comparisons with a `basis` each, lines
     extra: Callable = lambda study, tables: ("", {}, pd.DataFrame())
     words: dict = field(default_factory=dict)  # of extra's comparisons: name -> (above, below)
+    # measures that are something else here: column -> what it is, or "" for one that says nothing
+    titles: dict = field(default_factory=dict)
     # the protocol of a paper (a preset's name), and study -> rows that hold its figures beside ours
     paper: tuple[str, Callable] = ("", lambda study: [])
 

@@ -8,7 +8,7 @@ import re
 
 from attacks import ATTACKS, PARAMETERS, tested_by
 from config import RunConfig, ticket_of
-from results.answer import SECOND
+from results.answer import MIXED, SECOND
 from results.breaking import LASTS, PGD, breaks
 from results.papers import FGSM, cosentino, frankle
 from results.question import (
@@ -508,4 +508,10 @@ QUESTIONS["black"] = Question(
     colour="images",
     varies=("dataset",),
     within="images",
+    # a file's black images are no attacked ones to the tool, nor are those that it tests with clean
+    titles={CLEAN: "the test images of each arm's own file, black or clean", MIXED: ""},
+    notes=lambda study: [
+        f"{' and '.join(BLACK[:2])}: the seeds share one file of images, and so its surrogate: the "
+        "intervals say nothing of another."
+    ],
 )

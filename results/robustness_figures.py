@@ -139,7 +139,8 @@ def prune_words(kind):
 
 def seeds_in_words(table):
     """What lines and bands are, with how many seeds they are over."""
-    counts = sorted(table.groupby(["arm", "prune_type"]).seed.nunique().unique())
+    points = table.groupby(["arm", "prune_type", "radius", "round"], dropna=False)
+    counts = sorted(points.seed.nunique().unique())
     if counts == [1]:
         return "one run a line"
     over = f"means over {' or '.join(map(str, counts))} seeds"

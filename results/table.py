@@ -7,7 +7,7 @@ from pathlib import Path
 import pandas as pd
 
 from attacks import ATTACKS, PARAMETERS, tested_by
-from config import RunConfig, all_flags, attack_settings
+from config import NO_TICKET, RunConfig, all_flags, attack_settings
 from store.runfolder import ROUND_COLUMNS, RunFolder, read_epochs, read_rounds
 from store.saved import saved_run
 from utils import UserError
@@ -250,8 +250,9 @@ def arm_labels(configs):
             if len(tested) > 1 and config.attack in tested - {None} and not config.mix_ratio:
                 words[-1] += f" (tested with {config.attack})"
         for name in others:
-            value = f"{name}={key.get(name, unsaid[name])}"
-            words.append(ticket_words(config) if name == "ticket_arm" else value)
+            value = flag_in_words(name, key.get(name, unsaid[name]))
+            said = value if name in NO_TICKET else f"{name}={value}"
+            words.append(ticket_words(config) if name == "ticket_arm" else said)
         if "data_id" in named:
             words.append(f"file {config.data_id[:8] or config.dataset}")
         labels[tuple(key.items())] = ", ".join(words)
@@ -268,6 +269,15 @@ def _told_apart(labels, named):
         own = [f"{name}={dict(key)[name]}" for name in apart if name in dict(key)]
         longer[key] = ", ".join([label, *own]) if names.count(label) > 1 else label
     return longer
+
+
+def flag_in_words(name, value):
+    """A flag's value; of the hidden ones of a ticket what they say, which nobody has typed."""
+    if name == "ticket_seed":
+        return "ticket of its own seed" if value == "seed" else f"ticket of seed {value}"
+    if name == "ticket_draw":
+        return f"ticket of {value}" if value else "ticket of its own order"
+    return value
 
 
 def images_in_words(attack, mix_ratio):

@@ -26,7 +26,8 @@ def load_ticket(run, round_number, data_dir=None, weights="trained", cache_dir="
     UserError if the round or its weights are not there, or a file is damaged.
     """
     choose("weights", weights, ("trained", "theta0"))
-    if str(run).startswith(zoo.PREFIX):
+    from_zoo = str(run).startswith(zoo.PREFIX)
+    if from_zoo:
         run = zoo.unpack(str(run).removeprefix(zoo.PREFIX), cache_dir)
     folder, config = RunFolder(run), saved_run(run)
     rounds = finished_rounds(folder)
@@ -34,7 +35,8 @@ def load_ticket(run, round_number, data_dir=None, weights="trained", cache_dir="
         raise UserError(f"{run} has rounds 0 to {len(rounds) - 1}, and no round {round_number}")
     path = folder.theta0 if weights == "theta0" else folder.weights(round_number)
     if not path.exists():
-        right = 'train it with --save_weights=best, or ask for weights="theta0"'
+        right = 'ask for weights="theta0"'
+        right = right if from_zoo else f"train it with --save_weights=best, or {right}"
         what = f"keeps no trained weights of round {round_number}: {right}"
         raise UserError(f"{path} is missing" if weights == "theta0" else f"{run} {what}")
     net, state = _empty_net(config, data_dir), load_tensors(path)

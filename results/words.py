@@ -1,5 +1,7 @@
 """What a Study found, in words and tables: nothing here computes a statistic."""
 
+import pandas as pd
+
 from results.answer import ODDS, OWN, POINTS, PRIMARY, SECOND, in_words
 from results.declared import MARGIN
 from results.papers import in_a_line
@@ -41,7 +43,7 @@ def answer(study):
     answering, measure = study.answering(), study.question.measure
     said = {name: sentence(study, name, rows) for name, rows in study.families.items()}
     answers = [said.pop(name) for name in answering]
-    unit = f"in points of accuracy on {column_title(measure)}"
+    unit = f"in points of accuracy on {study.measures()[measure]}"
     at = f"{where(study).capitalize()}, {unit}:"
     compared = {(measure, POINTS, PRIMARY): study.families}
     compared[measure, POINTS, SECOND] = study.families_of(measure, POINTS, SECOND)
@@ -104,7 +106,7 @@ def _in_odds(study, odds):
 
 def _cautions(study):
     """What the answer does not contain."""
-    lines = [*_surrogates(study), *_censored(study), *_names(study)]
+    lines = [*_surrogates(study), *_tried(study), *_censored(study), *_names(study)]
     for column, (one, other) in study.unlike.items():
         title = OWN.get(column) or column_title(column)
         lines.append(
@@ -154,6 +156,14 @@ def _surrogates(study):
         each = "Each seed has a surrogate and attacked images of its own (--attack_seed=seed)."
         lines.append(f"{block}: " * bool(block) + (each if own else shared))
     return lines
+
+
+def _tried(study):
+    """On how many images AutoAttack's accuracies rest: fewer than the other attacks'."""
+    counts = study.table.get("autoattack_examples", pd.Series(dtype=float)).dropna().unique()
+    return [
+        f"AutoAttack tried {count:,.0f} test images of each net that it tried." for count in counts
+    ]
 
 
 def _censored(study):

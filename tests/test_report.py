@@ -526,7 +526,7 @@ def test_an_unfinished_run_moves_nothing_but_its_own_pair(tmp_path, capsys):
 def test_a_run_of_the_dense_round_only_has_nothing_to_compare(tmp_path, capsys):
     fake_study(tmp_path / "runs", [(rate(0, prune_iterations=1), 1, 97)], seeds=(0, 1))
     error = fails(capsys, f"{tmp_path}/runs/*", "--experiment=1", "-o", tmp_path / "no")
-    assert "dense round only" in error
+    assert "is of one round: two rounds or more are compared" in error
 
 
 # The page --------------------------------------------------------------------------------------
