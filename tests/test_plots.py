@@ -12,8 +12,11 @@ from scipy import stats as scipy_stats
 
 import plots
 from config import resolve
-from helpers import DENSITIES, ROOT, fake_run, go
-from results import figures
+from helpers import DENSITIES, ROOT, fake_run, fake_study, go
+from results import figures, panels
+from results.answer import Study
+from results.questions import QUESTIONS
+from results.robustness_figures import seeds_in_words
 from results.stats import mean_and_interval
 from results.table import arm_labels, column_title, load
 from store.files import read_csv, write_csv
@@ -306,6 +309,25 @@ def test_a_legend_counts_the_seeds_of_its_points():
     assert plots.seeds_told(plots.curve(whole, "test_accuracy")) == "n=3"
     assert plots.seeds_told(plots.curve(whole[:-1], "test_accuracy")) == "n=2 to 3"
     assert plots.seeds_told(plots.curve(whole[:0], "test_accuracy")) == "n=0"
+
+
+def test_the_figures_of_reports_and_of_evaluate_count_the_seeds_of_their_points(tmp_path):
+    """Defect: both told of as many seeds as any arm has."""
+    runs = fake_study(tmp_path / "runs", [({"mix_ratio": rate}, 1, 95) for rate in (0.0, 0.5)])
+    table = load([f"{runs}/*"])
+    for count, told in (
+        (5, "over 5 seeds"),
+        (3, "over 3 or 5 seeds"),
+        (2, "over 2 or 5 seeds (under 3 have none)"),
+    ):
+        few = (table.mix_ratio > 0) & (table["round"] == 4) & (table.seed >= count)
+        figure = panels.draw(Study(QUESTIONS["1"], table[~few]))
+        assert figure.legends[0].get_title().get_text() == f"bands: 95 % intervals {told}"
+    columns = {"arm": "a", "prune_type": "lt", "radius": np.nan}
+    rows = pd.DataFrame({"seed": [0, 0, 1, 1, 2, 2], "round": [0, 1] * 3}).assign(**columns)
+    assert seeds_in_words(rows) == "means over 3 seeds; bands: 95 % intervals"
+    few = "means over 2 or 3 seeds; bands: 95 % intervals (fewer than 3 have none)"
+    assert seeds_in_words(rows[:-1]) == few
 
 
 def test_white_box_accuracies_at_several_radii_are_told(tmp_path, capsys, draws):

@@ -467,6 +467,11 @@ def test_black_images(tmp_path):
     saved = answer("black", fake_study(tmp_path / "runs", conditions, noise=0.05))
     assert verdicts(saved, "lt - reinit")["trained and tested on black images"] == "above"
     assert set(saved["density_percent"].values()) == {10} and len(saved["density_percent"]) == 4
+    # Defect: what black images are tested on was "clean test images"
+    said = " ".join([saved["answer"], *saved["details"]])
+    assert "the test images of each arm's own file, black or clean" in saved["answer"]
+    assert "clean test images" not in said and "at the rate of the training images" not in said
+    assert "share one file of images" in said
 
 
 def test_a_question_is_a_declaration(tmp_path, monkeypatch, capsys):

@@ -242,6 +242,54 @@ def test_question_7_reads_robustness_and_when_it_breaks():
     assert "PGD 25 % or 10 %, clean not by 5 %" in answered("7", four)["answer"]
 
 
+def test_of_what_neither_breaks_nothing_is_known():
+    """Defect: 0 rounds between two that never came counted as a difference of 0."""
+    arms = [{"attack": "pgd", "attack_mode": "online", "mix_ratio": 1.0}]
+    table = accuracies(blank(arms, eval_attacks=("pgd",)), np.random.default_rng(0), spread=0.05)
+    table = table.assign(whitebox_pgd_accuracy=80.0 + 0.1 * table.seed)
+    saved = answered("7", table)
+    assert "nothing to compare" in saved["answer"]
+    assert "neither breaks with PGD in 5 of 5 seeds, which are left out" in saved["answer"]
+    assert not [row for row in saved["comparisons"] if "breaks" in row["family"]]
+    sparse = (table["round"] == 4) & (table.seed < 3)
+    fallen = table.assign(
+        whitebox_pgd_accuracy=table.whitebox_pgd_accuracy - (10 + table.seed) * sparse
+    )
+    saved = answered("7", fallen)
+    (row,) = [row for row in saved["comparisons"] if "breaks" in row["family"]]
+    assert (row["n"], row["difference"]) == (3, -1)
+    assert "in 2 of 5 seeds" in saved["answer"] and "is a bound" in saved["answer"]
+
+
+def test_what_only_some_arms_were_tried_by_is_not_compared():
+    """Defect: AutoAttack of the tickets alone ended every question in a traceback."""
+    table = accuracies(blank(), np.random.default_rng(0))
+    for kind in ("lt", "reinit"):
+        tried = table.assign(
+            whitebox_autoattack_accuracy=pd.Series(30.0, table.index).where(
+                table.prune_type == kind
+            ),
+            autoattack_examples=pd.Series(20.0, table.index).where(table.prune_type == kind),
+        )
+        saved = answered("1", tried)
+        (line,) = [line for line in saved["details"] if "AUTOATTACK" in line]
+        assert "lt - reinit: there is nothing to compare it with" in line
+        assert "AutoAttack tried 20 test images of each net that it tried." in saved["details"]
+
+
+def test_networks_within_several_radii_are_not_compared_with_each_other():
+    """Defect: question 4 looked at the radii within each network only."""
+    arms = [{"attack": "fgsm", "mix_ratio": rate} for rate in (0.0, 0.5)]
+    arms = [arm | {"arch_type": arch} for arch in ("fc1", "fc1_nobias") for arm in arms]
+    table = accuracies(blank(arms), np.random.default_rng(0)).assign(transfer_fgsm_accuracy=30.0)
+    for radius, told in ((0.3, False), (0.1, True)):
+        there = table.epsilon.mask(table.arch_type == "fc1", radius)
+        saved = answered("4", table.assign(epsilon=there, whitebox_fgsm_accuracy=20.0))
+        measures = {row["measure"] for row in saved["comparisons"]}
+        assert ({"transfer", "whitebox_fgsm_accuracy"} <= measures) != told
+        assert any("several radii" in line for line in saved["details"]) == told
+
+
 def test_what_has_no_robustness_cannot_lose_it():
     """Defect: a net at 1 % under PGD "lost" nothing, so its robustness outlasted its accuracy."""
     table = accuracies(blank([{"attack": None, "mix_ratio": None}], eval_attacks=("fgsm", "pgd")),
