@@ -24,7 +24,7 @@ from config import attack_settings, own_ticket
 from engine.adversarial import check_online
 from engine.cohort import Cohort
 from engine.compiled import kernels_for, step_of
-from engine.machine import bf16_ratio, pick_device, set_threads
+from engine.machine import PAYS, bf16_ratio, pick_device, set_threads
 from engine.place import Keeper
 from engine.signals import Interrupted, stop
 from engine.timing import pace, seconds_left
@@ -99,7 +99,7 @@ def train_cohort(runs, say=tqdm.write):
     if shared.precision == "bf16" and device.type == "cpu":
         longest = min(shared.batch_size, len(dataset.train_labels))
         times = bf16_ratio(model, dataset.in_shape, longest)
-        if times > 0.95:
+        if times >= PAYS:
             what = f"a step takes {times:.1f} times as long as in fp32 on this CPU (measured)"
             say(f"warning: --precision=bf16 does not pay: {what}")
     foretell(lab, sound)

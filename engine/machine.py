@@ -8,7 +8,8 @@ import time
 
 from utils import UserError
 
-PROBE = 0.3  # seconds of the CPU after which bf16_ratio tries nothing more
+PROBE = 0.3  # seconds of the CPU after which bf16_ratio tries nothing more, if bf16 pays by then
+PAYS = 0.95  # bf16 pays if a step takes less than this share of its time in fp32
 # mallopt's names for: how much freed memory is given back, and from what size it is not kept
 M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3
 
@@ -75,8 +76,8 @@ def bf16_ratio(model, in_shape, batch_size):
     """How many times as long a training step takes in bf16 as in fp32 on this CPU: its own time.
 
     Measured on a copy of the model (images in [0, 1] of shape in_shape (C, H, W) -> logits), loss
-    and gradients: of a few images, then of ever more, until it is a batch or PROBE seconds are
-    spent, since large batches gain more. Below 1, bf16 pays.
+    and gradients: of a few images, then of ever more, since large batches gain more, until it is a
+    batch, or PROBE seconds are spent and bf16 pays already, or ten times as many are.
     """
     import torch
     import torch.nn.functional as F
@@ -93,15 +94,16 @@ def bf16_ratio(model, in_shape, batch_size):
         return time.process_time() - began
 
     def least(count, low):
-        first = seconds(count, low)  # sets its kernels up
-        return first if first > PROBE / 4 else min(first, seconds(count, low))
+        return min(seconds(count, low), seconds(count, low))  # the first sets its kernels up
 
     count, began = min(2, batch_size), time.process_time()
     with torch.random.fork_rng(devices=[]):  # of dropout
         while True:
             ratio = least(count, True) / least(count, False)
             # the next size takes four times as long
-            if count == batch_size or time.process_time() - began > PROBE:
+            spent = time.process_time() - began
+            enough = spent > (PROBE if ratio < PAYS else 10 * PROBE)
+            if count == batch_size or enough:
                 return ratio
             count = min(4 * count, batch_size)
 
