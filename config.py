@@ -559,6 +559,10 @@ class RunConfig:
         """What this run's masks are called in the runs that take them (--ticket), seed apart."""
         return f"{self.arm_name()}-{hash8(self.arm())}"
 
+    def attacked_of(self, size):
+        """How many of a batch of that size adversarial training attacks."""
+        return round(self.mix_ratio * size)
+
     def ticket_identity(self, order_seed):
         """{flag: value} by which a run of that --order_seed knows whose masks it takes."""
         draws = [f"order {self.order_seed}"] if self.order_seed != order_seed else []
@@ -815,6 +819,10 @@ def _check(config):
         which = "--ticket rewinds to what its run did" if config.ticket else which
         what = f"--rewind_epoch={config.rewind_epoch} is for --prune_type={rewinding}"
         raise UserError(f"{what}: {which}")
+    if config.adversarial and config.mix_ratio and not config.attacked_of(config.batch_size):
+        what = f"--mix_ratio={config.mix_ratio:g} of --batch_size={config.batch_size}"
+        right = "more than half an image of each batch is needed"
+        raise UserError(f"{what} attacks no training image with --attack_mode: {right}")
     if config.eval_step_size and not config.eval_steps:
         what = f"--eval_step_size={show(config.eval_step_size)} needs to know how many steps"
         raise UserError(f"{what}: add --eval_steps=10")

@@ -590,7 +590,7 @@ class Bars(Watcher):
         self.say.of(run, pruning.table(masks), detail=True)
         empty = [name for name, mask in masks.items() if not mask.any()]
         if empty:
-            what = "the network's output no longer depends on its input"
+            what = "nothing of an image passes there"
             self.say.of(run, f"warning: no weight is left in {', '.join(empty)}: {what}")
         self.over_epochs.reset()
         self.over_rounds.update(row["round"] + 1 - self.over_rounds.n)

@@ -76,7 +76,8 @@ def cost_of_rounding(model, whole, rounded, labels, clean):
     """What the surrogate makes of an AttackedSet before and after rounding; {} for no images.
 
     Percent of the images that it classifies correctly: clean, attacked, and attacked and rounded;
-    how many it got wrong by the attack, and how many of these are undone: right again. Lengths
+    how many it got wrong by the attack, and how many of these are undone: right again; how many are
+    as they were, for the attack found nothing or it is rounded away. Lengths
     are those of the perturbation, the largest linf and the mean L2 on [0, 1] pixels.
     """
     if not len(labels):
@@ -89,6 +90,7 @@ def cost_of_rounding(model, whole, rounded, labels, clean):
         "surrogate_accuracy_rounded": 100 * float(now.mean()),
         "fooled": int(fooled.sum()),
         "undone_by_rounding": int((fooled & now).sum()),
+        "unchanged": int((rounded == clean).reshape(len(labels), -1).all(1).sum()),
     }
     as_levels = rounded.astype(np.uint16) * (
         LEVELS // 255
@@ -159,10 +161,12 @@ def meaning(arrays, description):
     """What a run on the file measures, as the lines that are printed."""
     count, taken = len(arrays["train_labels"]), int(arrays["train_attacked"].sum())
     tests = len(arrays["test_labels"])
+    left = {part: description[part].get("unchanged", 0) for part in ("train", "test")}
+    left = {part: f", {n:,} in vain and left as they are" * bool(n) for part, n in left.items()}
     seed = f"those that a run of --seed={description['seed']} attacks"
     lines = [
-        f"{count:,} training images, {taken:,} of them attacked ({seed}, for training and for "
-        f"validation); {tests:,} test images, all attacked",
+        f"{count:,} training images, {taken:,} of them attacked{left['train']} ({seed}, for "
+        f"training and for validation); {tests:,} test images, all attacked{left['test']}",
         "test_accuracy of a run on it is accuracy on attacked images, not on clean ones, which "
         "are its test_images_clean",
     ]

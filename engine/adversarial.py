@@ -55,7 +55,7 @@ class OnlineAttack:
     """Adversarial training (Goodfellow et al. 2015, section 6; Madry et al. 2018): called with
     (images, labels), it attacks a batch's share of images against the nets as they are.
 
-    The first round(mix_ratio * B) are attacked. The batch's order is random, so which images come
+    The first config.attacked_of(B) are attacked. The batch's order is random, so which images come
     first is too.
     """
 
@@ -74,7 +74,7 @@ class OnlineAttack:
 
     def count(self, size):
         """How many of a batch's images are attacked."""
-        return round(self.config.mix_ratio * size)
+        return self.config.attacked_of(size)
 
     def settings(self, images):
         """The attack's settings for such images."""
@@ -128,7 +128,7 @@ class Trades:
 
     def __call__(self, images, labels):
         """The losses of a batch; without a second term, clean training to the bit."""
-        count, beta = round(self.config.mix_ratio * images.shape[-4]), self.config.trades_beta
+        count, beta = self.config.attacked_of(images.shape[-4]), self.config.trades_beta
         if not count or not beta:
             return self.cohort.losses(images, labels)
         settings = attack_settings(self.config, self.config.attack, images.shape[-3] > 1)

@@ -296,6 +296,11 @@ def _warnings(given, configs, preset):
         if attacked_already(name, place):
             what = f"{name} holds attacked images, in training and all of the test images"
             lines.append(f'{what}: "clean" in lines, names and figures means as the file has them')
+    for config in configs:
+        count, size = config.attacked_of(config.batch_size), config.batch_size
+        if config.adversarial and abs(count / size - config.mix_ratio) > 0.005:
+            what = f"--mix_ratio={config.mix_ratio:g} of --batch_size={size}"
+            lines.append(f"{what} attacks {count} images of each batch, {100 * count / size:.3g} %")
     last = [c for c in configs if PRUNE_TYPES[c.prune_type].last_rate and c.lr_schedule == "cosine"]
     if last:
         what = f"{last[0].prune_type} trains at the last rate of the schedule, and cosine ends at 0"

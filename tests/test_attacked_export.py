@@ -74,6 +74,16 @@ def test_what_is_attacked_is_what_a_run_attacks_and_nothing_else(export, cache, 
     assert f"{taken.sum()} of them attacked" in done.stdout and "label leaking" not in done.stdout
 
 
+def test_images_that_are_as_they_were_are_counted(export, cache):
+    """Defect: PGD in L2 gives images back that it cannot fool, and "all attacked" was said."""
+    flags = ["--attack=pgd", "--norm=l2", "--epsilon=0.01", "--attack_steps=2", "--mix_ratio=0.5"]
+    done = export("--dataset=digits", *flags, "-o", "vain.npz")
+    assert done.returncode == 0, done.stderr
+    arrays, _ = read("vain.npz")
+    test = (arrays["test_images"] == arrays["test_images_clean"]).reshape(360, -1).all(1).sum()
+    assert test > 200 and f"360 test images, all attacked, {test} in vain" in done.stdout
+
+
 def test_a_run_on_the_file_sees_the_images_of_the_run_that_attacks(export, cache, digits):
     """Law: same seed, same split, same images in the same places, but for the rounding."""
     flags = ["--dataset=digits", "--attack=pgd", "--attack_steps=3", "--mix_ratio=0.25", "--seed=1"]

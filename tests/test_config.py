@@ -99,6 +99,13 @@ MISTAKES = {
     "--epsilon has no effect on these runs: it is of fgsm": ["--attack=cw", "--epsilon=0.3"],
     "--confidence=-1: 0 or more": ["--attack=cw", "--confidence=-1"],
     "online needs an attack": ["--attack_mode=online"],
+    # Defect: such a run was clean training, bit for bit, named as half attacked
+    "attacks no training image": [
+        "--attack=fgsm",
+        "--attack_mode=online",
+        "--mix_ratio=0.5",
+        "--batch_size=1",
+    ],
     "trades needs an attack: add --attack=pgd": ["--attack_mode=trades"],
     "(--attack=pgd)": ["--attack_mode=trades", "--attack=fgsm"],
     "trades with --attack=cw": ["--attack_mode=trades", "--attack=cw"],
@@ -276,6 +283,10 @@ def test_nets_are_tested_by_as_many_steps_whatever_they_were_trained_by(make_con
     [
         (["--prune_percent=0.2"], "a share of 0.2 is --prune_percent=20"),
         (["--augment"], "a flipped 2 is no digit"),
+        (
+            ["--attack=fgsm", "--attack_mode=online", "--mix_ratio=0.5", "--batch_size=3"],
+            "--mix_ratio=0.5 of --batch_size=3 attacks 2 images of each batch, 66.7 %",
+        ),
         (["--preset=frankle", "--arch_type=conv2"], "--arch_type=conv2 may need others"),
     ],
 )
