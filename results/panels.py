@@ -33,7 +33,10 @@ def draw(study):
 
 def _lines(study, panel, word):
     lines = study.lines[study.lines.shows == panel.shows]
-    return lines[lines[panel.facet] == word] if panel.facet else lines
+    if panel.facet:
+        lines = lines[lines[panel.facet] == word]
+    by = panel.colour or study.question.colour
+    return lines[lines[by].map(panel.keep).astype(bool)] if by in lines else lines
 
 
 def _draw_cell(study, axis, panel, word, lines):

@@ -49,6 +49,7 @@ class Panel:
     title: str = ""
     facet: str = ""  # a factor: a panel for each of its values
     colour: str = ""  # a factor; default: the question's
+    keep: Callable = lambda word: True  # which of the colour's words it draws, of a crowd
 
 
 @dataclass(frozen=True)

@@ -78,10 +78,14 @@ def controls():
     return [n for n, norms in ATTACKS.items() if any(e.control for e in norms.values())]
 
 
+def is_control(word):
+    """Whether a word of `images_of` stands for a control: images left out, noise."""
+    return word.partition(" % ")[2].startswith(("left out", "noise"))
+
+
 def attacked(words):
     """Those of the words that stand for attacked images, not for a control."""
-    kinds = [(word, word.partition(" % ")[2]) for word in words]
-    return [word for word, kind in kinds if kind and not kind.startswith(("left out", "noise"))]
+    return [word for word in words if " % " in word and not is_control(word)]
 
 
 def against_clean(study, words):
@@ -183,7 +187,18 @@ QUESTIONS["1"] = Question(
     factors={"prune_type": KIND, "images": IMAGES},
     contrasts={"lt - reinit": Contrast(*WINS, "prune_type", BOTH, answers=True)} | LEADS | DETAILS,
     panels=(
-        *map(Panel, (CLEAN, "lt - reinit", "lead, attacked - as many left out", WHITEBOX, EARLY)),
+        Panel(
+            CLEAN,
+            "clean test images, clean or attacked data",
+            keep=lambda word: not is_control(word),
+        ),
+        Panel(CLEAN, "clean test images, controls", keep=is_control),
+        *map(Panel, ("lt - reinit", "lead, attacked - as many left out")),
+        Panel("lead, attacked - noise"),
+        Panel(
+            EARLY, "early stop iteration, clean or attacked data", keep=lambda w: not is_control(w)
+        ),
+        Panel(WHITEBOX),
         ATTACKED,
     ),
     colour="images",
