@@ -822,7 +822,8 @@ def _check(config):
     if config.adversarial and config.mix_ratio and not config.attacked_of(config.batch_size):
         what = f"--mix_ratio={config.mix_ratio:g} of --batch_size={config.batch_size}"
         right = "more than half an image of each batch is needed"
-        raise UserError(f"{what} attacks no training image with --attack_mode: {right}")
+        mode = f"--attack_mode={config.attack_mode}"
+        raise UserError(f"{what} attacks no training image with {mode}: {right}")
     if config.eval_step_size and not config.eval_steps:
         what = f"--eval_step_size={show(config.eval_step_size)} needs to know how many steps"
         raise UserError(f"{what}: add --eval_steps=10")

@@ -57,7 +57,9 @@ long)
     # python -m experiments.make_data subset --dataset=cifar10_18k --images=6000 -o DATA_DIR
     OTHER="cifar10_18k_6000" OTHER_FLAGS="--surrogate=resnet20 --surrogate_epochs=10"
     LARGE=${LARGE:-alexnet vgg16 resnet18 densenet121}
-    LARGE_FLAGS="--prune_iterations=3 --end_iter=6 --warmup_steps=20 --valid_steps=20 --precision=bf16" ;;
+    # one pruning, four epochs: 30 to 90 minutes of a core a network, eighteen runs each
+    LARGE_FLAGS="--prune_percent=84 --prune_iterations=2 --end_iter=4 --warmup_steps=20"
+    LARGE_FLAGS+=" --valid_steps=20 --precision=bf16" ;;
 paper)
     DATASET=mnist RATES="0 10 20 30 40 50 60 70 80 90 100" SEEDS="0 1 2 3 4" BLACK_SEEDS="0 1 2"
     SCHEDULE="--prune_percent=10 --prune_iterations=35 --end_iter=12 --attack_seed=seed"
