@@ -162,7 +162,7 @@ def meaning(arrays, description):
     count, taken = len(arrays["train_labels"]), int(arrays["train_attacked"].sum())
     tests = len(arrays["test_labels"])
     left = {part: description[part].get("unchanged", 0) for part in ("train", "test")}
-    left = {part: f", {n:,} in vain and left as they are" * bool(n) for part, n in left.items()}
+    left = {part: f", {n:,} left as they are" * bool(n) for part, n in left.items()}
     seed = f"those that a run of --seed={description['seed']} attacks"
     lines = [
         f"{count:,} training images, {taken:,} of them attacked{left['train']} ({seed}, for "

@@ -141,10 +141,17 @@ def attack_key(config):
 def parts_of(config, count):
     """The training and the validation part of a run: positions among `count` images, a place each.
 
-    Of an attack that omits some positions are there twice or more. UserError for an empty part.
+    Of an attack that omits some positions are there twice or more. UserError for an empty part, and
+    for a share of attacked images that comes to none.
     """
     train, val = data.split(count, config.val_fraction, config.seed)
     parts = [fraction(train, config.train_fraction, config.seed), val]
+    # adversarial training attacks so many of each batch, others so many of all
+    whole = len(parts[0])
+    whole = min(config.batch_size, whole) if config.adversarial else whole
+    if config.mix_ratio and not config.attacked_of(whole):
+        what = f"--mix_ratio={config.mix_ratio:g} of {whole:,} training images"
+        raise UserError(f"{what} attacks or leaves out none: a larger share is needed")
     if config.omits:
         parts = [without(part, config, name) for part, name in zip(parts, PARTS, strict=True)]
     return parts

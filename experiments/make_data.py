@@ -136,6 +136,8 @@ def main(argv=None):
 
     def work(parsed):
         args, flags = parsed
+        if args.images and args.kind != "subset":
+            raise UserError(f"--images={args.images} is of subset, and not of {args.kind}")
         if args.kind == "colour":
             if flags:
                 raise UserError(f"colour takes no other flag than -o, and not {flags[0]}")
@@ -146,6 +148,8 @@ def main(argv=None):
             sets = {f"{config.dataset}_{args.images}": subset(whole, args.images)}
         else:
             config = parse(["--attack=fgsm", *flags])[0]
+            if config.omits:
+                raise UserError(f"--attack={config.attack} attacks no image: name another")
             sets = {
                 f"{config.dataset}_{suffix}": arrays
                 for suffix, arrays in black_sets(config).items()

@@ -140,8 +140,9 @@ class Study:
                     found[column] = rows.tried.iloc[0], rows.tried[odd.idxmax()]
         # through the surrogate each arm is tried by its own attack: within one radius at least
         for (_, norm), rows in runs[runs.attack.notna()].groupby(["block", "norm"]):
-            odd = rows.epsilon != rows.epsilon.iloc[0]
-            if odd.any() and rows.epsilon.notna().all():
+            rows = rows[rows.epsilon.notna()]  # attacks of least distance have none
+            odd = rows.epsilon != rows.epsilon[:1].squeeze()
+            if odd.any():
                 radii = rows.epsilon.iloc[0], rows.epsilon[odd.idxmax()]
                 pair = tuple(f"{norm}, epsilon {radius:g}" for radius in radii)
                 found |= {TRANSFER: pair, MIXED: pair}

@@ -32,8 +32,10 @@ def breaks(study, tables):
             below = run["round"][run[name] < run[name].iloc[0] - BREAK]
             first[name] = below.min() if len(below) else last + 1
         found.append(first)
+    of = rows.groupby("training").seed.nunique()
     none = "; ".join(
-        f"{name} has none to lose ({sum(values) / len(values):.1f} % under PGD when dense)"
+        f"{name} has none to lose in {len(values)} of {of[name]} seeds "
+        f"({sum(values) / len(values):.1f} % under PGD when dense)"
         for name, values in weak.items()
     )
     if not found:

@@ -83,14 +83,22 @@ def answer(study):
 
 
 def _in_odds(study, odds):
-    """Whether the verdicts hang on the scale."""
+    """Whether the verdicts hang on the scale: of what answers each, of the others how many."""
     pairs = [
         (name, row, other)
-        for name in study.answering()
+        for name in odds
         for row, other in zip(study.families[name], odds[name], strict=True)
         if row["p"] == row["p"] or other["p"] == other["p"]  # something was tested
     ]
-    claims = {"above", "below"}
+    claims, answering = {"above", "below"}, study.answering()
+    others = [(row, other) for name, row, other in pairs if name not in answering]
+    moved = sum(
+        bool({row["verdict"], other["verdict"]} & claims) and row["verdict"] != other["verdict"]
+        for row, other in others
+    )
+    more = f" Of the {len(others)} other comparisons {moved} turn out otherwise in log-odds too."
+    more = more if moved else ""
+    pairs = [pair for pair in pairs if pair[0] in answering]
     differ = [
         f"{name}{', ' * bool(row['label'])}{row['label']} ({_effect(other)}, "
         f"{told(other['verdict'])})"
@@ -98,10 +106,10 @@ def _in_odds(study, odds):
         if {row["verdict"], other["verdict"]} & claims and row["verdict"] != other["verdict"]
     ]
     if differ:
-        return f"In log-odds it is otherwise for {'; '.join(differ)}."
+        return f"In log-odds the answer is another for {'; '.join(differ)}.{more}"
     if any(row["verdict"] in claims for _, row, _ in pairs):
-        return "In log-odds the same differences are found."
-    return "In log-odds no difference is found either." if pairs else ""
+        return f"In log-odds the answer is the same.{more}"
+    return f"In log-odds no difference answers either.{more}" if pairs else ""
 
 
 def _cautions(study):

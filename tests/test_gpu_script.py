@@ -104,9 +104,9 @@ def test_a_piece_ends_in_time_and_the_next_goes_on_where_it_was(tmp_path):
         for path in (room / "lenet5").glob("*/partial.pt"):
             state = torch.load(path, weights_only=True)
             places.append((state["epoch"], state["step"]))
-        if len(places) == 2:
+        if places and places[0] < places[-1]:
             break
-    assert places[0] < places[1]
+    assert places[0] < places[-1]
     told["FLAGS"] = flags.replace("20000", "1")
     done = gpu(["lenet5"], tmp_path, **told)
     assert done.returncode == 0 and "lenet5: done in" in done.stdout, done.stderr

@@ -204,10 +204,11 @@ def test_log_odds_can_turn_a_verdict_and_this_is_said():
     table = blank(ARMS[:1])
     rng = np.random.default_rng(0)
     saved = answered("1", accuracies(table, rng, lambda row: 2.0, 0.1, 0.1))
-    assert "In log-odds the same differences are found." in saved["details"]
+    assert "In log-odds the answer is the same." in saved["details"]
     assert stats.log_odds(50) == 0 and stats.log_odds(100) == pytest.approx(-stats.log_odds(0))
     null = accuracies(table, np.random.default_rng(1))
-    assert "In log-odds no difference is found either." in answered("1", null)["details"]
+    details = " ".join(answered("1", null)["details"])
+    assert "In log-odds no difference answers either." in details
     # the odds of two seeds near the ceiling move by far more than their points
     values = {"lt": [60.0, 99.9, 70.0, 80.0, 99.8], "reinit": [58.0, 99.4, 68.2, 78.1, 99.1]}
     here = [values[kind][seed] for kind, seed in zip(table.prune_type, table.seed, strict=True)]
@@ -299,7 +300,10 @@ def test_what_has_no_robustness_cannot_lose_it():
         test_accuracy=table.test_accuracy - 5 * (table["round"] > 2),
     )
     saved = answered("7", weak)
-    assert "lasts longer" not in saved["answer"] and "has none to lose (1.2 %" in saved["answer"]
+    assert (
+        "lasts longer" not in saved["answer"]
+        and "has none to lose in 5 of 5 seeds (1.2 %" in saved["answer"]
+    )
     strong = weak.assign(whitebox_pgd_accuracy=80 - 10 * (table["round"] > 2) + 0.1 * table.seed)
     late = (strong.seed < 2) & (strong["round"] > 2)  # two runs that are not at their end yet
     for rows in (strong, strong[~late]):
