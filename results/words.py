@@ -96,7 +96,7 @@ def _in_odds(study, odds):
         bool({row["verdict"], other["verdict"]} & claims) and row["verdict"] != other["verdict"]
         for row, other in others
     )
-    more = f" Of the {len(others)} other comparisons {moved} turn out otherwise in log-odds too."
+    more = f" Another verdict too: {moved} of the {len(others)} other comparisons."
     more = more if moved else ""
     pairs = [pair for pair in pairs if pair[0] in answering]
     differ = [

@@ -65,6 +65,19 @@ def test_the_noise_is_as_long_as_it_says_after_clipping_and_in_levels(images, ep
         assert torch.equal(made, images)
 
 
+@pytest.mark.parametrize("flags", [
+    ["--attack=fgsm", "--mix_ratio=0.01"],
+    ["--attack=omit", "--mix_ratio=0.01"],
+    ["--attack=fgsm", "--attack_mode=online", "--mix_ratio=0.01"],
+])  # fmt: skip
+def test_a_share_that_comes_to_no_image_is_refused(flags):
+    """Defect: such a run was clean training, bit for bit, named attacked or left out."""
+    config = parse([*flags, "--train_fraction=0.03", "--batch_size=1000"])[0]
+    with pytest.raises(UserError, match="of 40 training images attacks or leaves out none"):
+        pool.parts_of(config, 1437)
+    assert len(pool.parts_of(config.replace(mix_ratio=0.05), 1437)[0]) == 40
+
+
 def test_its_scale_is_the_root_that_scipy_finds(images):
     directions = scipy.stats.norm.ppf(draws(32).numpy().astype(np.float64))
     made = noised(images, 6.26)
