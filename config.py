@@ -560,7 +560,7 @@ class RunConfig:
         return f"{self.arm_name()}-{hash8(self.arm())}"
 
     def attacked_of(self, size):
-        """How many of a batch of that size adversarial training attacks."""
+        """How many of so many images are attacked, or left out: of a batch, or of a whole part."""
         return round(self.mix_ratio * size)
 
     def ticket_identity(self, order_seed):

@@ -77,8 +77,8 @@ def cost_of_rounding(model, whole, rounded, labels, clean):
 
     Percent of the images that it classifies correctly: clean, attacked, and attacked and rounded;
     how many it got wrong by the attack, and how many of these are undone: right again; how many are
-    as they were, for the attack found nothing or it is rounded away. Lengths
-    are those of the perturbation, the largest linf and the mean L2 on [0, 1] pixels.
+    as they were, for the attack found nothing or it is rounded away. Lengths are those of the
+    perturbation, the largest linf and the mean L2 on [0, 1] pixels.
     """
     if not len(labels):
         return {}

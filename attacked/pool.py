@@ -176,7 +176,7 @@ def without(part, config, name):
     In their places the others are repeated, in a drawn order, so that counts differ by one at most.
     """
     order = mix_order(len(part), config.seed, name).numpy()
-    count = round(config.mix_ratio * len(part))
+    count = config.attacked_of(len(part))
     if count == len(part):
         what = f"--attack={config.attack} --mix_ratio={config.mix_ratio} leaves out all"
         images = f"{count:,} {'training' if name == 'train' else 'validation'} images"

@@ -162,7 +162,7 @@ class Validation:
         self.cohort, config, total = cohort, configs[0], data.val_index.shape[1]
         orders = [mix_order(total, each.seed, "val") for each in configs]
         self.index = data.val_index.gather(1, torch.stack(orders).to(data.val_index.device))
-        self.count, shape = round(config.mix_ratio * total), data.images.shape[1:]
+        self.count, shape = config.attacked_of(total), data.images.shape[1:]
         self.settings = attack_settings(config, config.attack, shape[0] > 1)
         self.draws = None
         if self.count and self.settings.entry().draws:

@@ -140,11 +140,9 @@ class Study:
                     found[column] = rows.tried.iloc[0], rows.tried[odd.idxmax()]
         # through the surrogate each arm is tried by its own attack: within one radius at least
         for (_, norm), rows in runs[runs.attack.notna()].groupby(["block", "norm"]):
-            rows = rows[rows.epsilon.notna()]  # attacks of least distance have none
-            odd = rows.epsilon != rows.epsilon[:1].squeeze()
-            if odd.any():
-                radii = rows.epsilon.iloc[0], rows.epsilon[odd.idxmax()]
-                pair = tuple(f"{norm}, epsilon {radius:g}" for radius in radii)
+            radii = rows.epsilon.dropna().unique()  # attacks of least distance have none
+            if len(radii) > 1:
+                pair = tuple(f"{norm}, epsilon {radius:g}" for radius in radii[:2])
                 found |= {TRANSFER: pair, MIXED: pair}
         if self.question.measure in found:
             one, other = found[self.question.measure]

@@ -91,20 +91,21 @@ def _in_odds(study, odds):
         if row["p"] == row["p"] or other["p"] == other["p"]  # something was tested
     ]
     claims, answering = {"above", "below"}, study.answering()
-    others = [(row, other) for name, row, other in pairs if name not in answering]
-    moved = sum(
-        bool({row["verdict"], other["verdict"]} & claims) and row["verdict"] != other["verdict"]
-        for row, other in others
-    )
-    more = f" Another verdict too: {moved} of the {len(others)} other comparisons."
-    more = more if moved else ""
-    pairs = [pair for pair in pairs if pair[0] in answering]
-    differ = [
-        f"{name}{', ' * bool(row['label'])}{row['label']} ({_effect(other)}, "
-        f"{told(other['verdict'])})"
+    moved = [
+        (name, row, other)
         for name, row, other in pairs
         if {row["verdict"], other["verdict"]} & claims and row["verdict"] != other["verdict"]
     ]
+    differ = [
+        f"{name}{', ' * bool(row['label'])}{row['label']} ({_effect(other)}, "
+        f"{told(other['verdict'])})"
+        for name, row, other in moved
+        if name in answering
+    ]
+    others = [pair for pair in pairs if pair[0] not in answering]
+    count = len(moved) - len(differ)
+    more = f" Another verdict too: {count} of the {len(others)} other comparisons." if count else ""
+    pairs = [pair for pair in pairs if pair[0] in answering]
     if differ:
         return f"In log-odds the answer is another for {'; '.join(differ)}.{more}"
     if any(row["verdict"] in claims for _, row, _ in pairs):
