@@ -144,8 +144,8 @@ class RunConfig:
     )
     ticket: str = flag(
         None,
-        "FOLDER[@ROUND]: take the masks and theta_0 of that run, round by round or of one round, "
-        "instead of pruning; a folder pattern that one run matches will do, and {seed} in it is "
+        "FOLDER[@ROUND]: take the masks and theta_0 of that run (and what it rewinds to), round by "
+        "round or of one round, instead of pruning; a folder pattern that one run matches will do, and {seed} in it is "
         "--seed; zoo:NAME[@ROUND] is one of those in zoo/",
         "pruning",
         str,
@@ -575,8 +575,13 @@ class RunConfig:
 
     def first_epoch(self, round_number):
         """The epoch that a round begins at: a net that is rewound to a later one begins there."""
-        rewinds = round_number and PRUNE_TYPES[self.prune_type].rewinds
-        return self.rewind_epoch if rewinds else 0
+        later = round_number or self.begins_later
+        return self.rewind_epoch if later and PRUNE_TYPES[self.prune_type].rewinds else 0
+
+    @property
+    def begins_later(self):
+        """Whether round 0 is a later round of its --ticket, FOLDER@5."""
+        return bool(re.search(r"@[1-9][0-9]*$", self.ticket_arm))
 
 
 def ticket_of(config):
@@ -813,12 +818,10 @@ def _check(config):
             right = f"0 or more and less than {end} is needed"
             raise UserError(f"--{name}={getattr(config, name)}: {right}")
     kind = PRUNE_TYPES[config.prune_type]
-    if config.rewind_epoch and (config.ticket or not (kind.rewinds or kind.of_ticket)):
+    if config.rewind_epoch and not (config.ticket or kind.rewinds or kind.of_ticket):
         rewinding = "|".join(name for name, e in PRUNE_TYPES.items() if e.rewinds or e.of_ticket)
-        which = f"{config.prune_type} rewinds to nothing"
-        which = "--ticket rewinds to what its run did" if config.ticket else which
         what = f"--rewind_epoch={config.rewind_epoch} is for --prune_type={rewinding}"
-        raise UserError(f"{what}: {which}")
+        raise UserError(f"{what}: {config.prune_type} rewinds to nothing")
     if config.adversarial and config.mix_ratio and not config.attacked_of(config.batch_size):
         what = f"--mix_ratio={config.mix_ratio:g} of --batch_size={config.batch_size}"
         right = "more than half an image of each batch is needed"

@@ -147,6 +147,8 @@ def open_run(lab, run, slot):
     config, progress = run.config, run.progress
     if progress.theta0 is None:
         progress.theta0 = theta0(config, lab.fresh)
+    if progress.rewind is None:
+        progress.rewind = ticket_rewind(config, lab.fresh)
     if progress.checkpoint.masks is None:
         progress.checkpoint.masks = masks_of_round(lab, config, progress, 0, None, None)
     run.report, samples = lab.images.reports[slot], lab.images.samples(slot)
@@ -293,7 +295,7 @@ def report_transfer(lab, run, row):
 
 
 def theta0(config, fresh):
-    """A run's theta_0: its own draw, or its ticket's, which may be rewound to a later epoch."""
+    """A run's theta_0: its own draw, or its ticket's."""
     if not config.ticket or own_ticket(config):
         return fresh(config, 0)
     folder, at = ticket_place(config.ticket)
@@ -308,19 +310,30 @@ def theta0(config, fresh):
         pruned = not all(mask.all() for mask in masks.values())
         same = all(drawn[name].equal(own[name]) for name in masks)
         return fresh(config, 1) if pruned and same else drawn
-    if saved_run(folder).first_epoch(1) and not source.rewind.exists():
+    return load_tensors(source.theta0) | normalisation(config, fresh)
+
+
+def ticket_rewind(config, fresh):
+    """The later epoch's weights that the rounds of --ticket start from; None if from theta_0."""
+    rewinds = pruning.PRUNE_TYPES[config.prune_type].rewinds
+    if not (config.ticket and rewinds and config.rewind_epoch) or own_ticket(config):
+        return None
+    source = RunFolder(ticket_place(config.ticket)[0])
+    if not source.rewind.exists():
         what = f"--ticket={config.ticket}: {source.rewind}, which its rounds start from, is lost"
         raise UserError(f"{what}: train that run again")
-    weights = load_tensors(source.rewind if source.rewind.exists() else source.theta0)
-    # images are normalised by this run's data, as they are for its controls
-    own = {n: v for n, v in fresh(config, 0).items() if n.startswith("normalise.")}
-    return weights | own
+    return load_tensors(source.rewind) | normalisation(config, fresh)
+
+
+def normalisation(config, fresh):
+    """Under another run's weights images are normalised by this run's, as for its controls."""
+    return {n: v for n, v in fresh(config, 0).items() if n.startswith("normalise.")}
 
 
 def start_weights(lab, run, number):
     """The weights a round starts from, before its mask."""
     progress, config = run.progress, run.config
-    if number == 0:
+    if number == 0 and not config.first_epoch(0):
         return progress.theta0
     rewound = progress.rewind or progress.theta0
     fresh = functools.partial(lab.fresh, config, number)
@@ -370,7 +383,7 @@ def advance(lab, run, number, trained, rewind, batch):
     trained: its last weights; rewind: those to rewind to, if round 0 kept any.
     """
     config, progress, checkpoint = run.config, run.progress, run.progress.checkpoint
-    if number == 0:
+    if number == 0 and progress.rewind is None:  # else its ticket's
         progress.rewind = rewind
     oneshot = config.prune_schedule == "oneshot"
     goes_on = pruning.PRUNE_TYPES[config.prune_type].goes_on
@@ -416,9 +429,21 @@ def check_ticket(config, model):
                 shapes = f"{shape(there, name)} where this network has {shape(here, name)}"
                 what = f"its mask of {name} has shape {shapes}"
                 raise UserError(f"--ticket={config.ticket}: {what}")
-    wrong = misfit(theta0(config, lambda *_: model.state_dict()), model.state_dict())
-    if wrong:
-        raise UserError(f"--ticket={config.ticket}: its theta_0 is not of this network: {wrong}")
+
+    def blank(*_):
+        return model.state_dict()
+
+    for weights in (theta0(config, blank), ticket_rewind(config, blank)):
+        wrong = weights and misfit(weights, model.state_dict())
+        if wrong:
+            what = "its initial weights are not of this network"
+            raise UserError(f"--ticket={config.ticket}: {what}: {wrong}")
+    if not own and pruning.PRUNE_TYPES[config.prune_type].rewinds:
+        epoch = saved_run(ticket_place(config.ticket)[0]).first_epoch(1)
+        if epoch != config.rewind_epoch:
+            what = f"it rewinds to epoch {epoch}, and an older version began to train all epochs"
+            right = "the same flags name a new run"
+            raise UserError(f"--ticket={config.ticket}: {what} from there: {right}")
 
 
 def check_unchanged(run):

@@ -205,9 +205,9 @@ def describe(ticket, weights):
     found = [f"{name.removesuffix('_accuracy')} {row[name]:.4g} %" for name in columns]
     what = "accuracy:"
     if weights == "theta0":
-        rewound = pruning.PRUNE_TYPES[config.prune_type].rewinds and not config.rewind_epoch
+        rewound = not row["round"] or pruning.PRUNE_TYPES[config.prune_type].rewinds
         own = "which trained to"
-        if row["round"] and not rewound:
+        if not rewound or config.first_epoch(row["round"]):
             own = "from which this round did not start; from where it did it trained to"
         what = f"theta_0 under the mask, {own}"
     return [f"{head} weights, density {row['density']:.4f}", f"  {what} {', '.join(found)}"]

@@ -90,15 +90,18 @@ def warnings_of(config, dataset, test, model):
 
 def transfer_warning(report, clean, transferred, mix_ratio):
     """A warning where a net trained on clean images hardly minds the attacked test set, or None."""
-    test = report["test"]
-    drop = test["surrogate_accuracy_before"] - test["surrogate_accuracy_after"]
-    if mix_ratio == 0 and drop > 10 and clean - transferred < drop / 4:
-        costs = f"it costs the surrogate {drop:.0f} points and the network under study"
-        return (
-            f"this set barely transfers: {costs} {clean - transferred:.0f}; training on it is "
-            "nearly training on clean images (for cw, raise --confidence)"
-        )
-    return None
+    before, after = (report["test"][f"surrogate_accuracy_{when}"] for when in ("before", "after"))
+    if mix_ratio or before - after <= 10 or not clean:
+        return None
+    # shares: a net that is right on little has little to lose
+    drop, lost = 1 - after / before, max(0, 1 - transferred / clean)
+    if lost >= drop / 4:
+        return None
+    costs = f"the surrogate loses {100 * drop:.0f} % of what it has right, the network under study"
+    return (
+        f"this set barely transfers: {costs} {100 * lost:.0f} %; training on it is nearly training "
+        "on clean images (for cw, raise --confidence)"
+    )
 
 
 def describe(config, report):

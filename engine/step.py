@@ -27,7 +27,10 @@ class Epochs:
     at_once = 1
 
     def __init__(self, cohort, data, configs, change=None):
-        kinds = {(c.first_epoch(1), PRUNE_TYPES[c.prune_type].last_rate) for c in configs}
+        kinds = {
+            (c.first_epoch(0), c.first_epoch(1), PRUNE_TYPES[c.prune_type].last_rate)
+            for c in configs
+        }
         if len(kinds) > 1:
             what = "begin their rounds at one epoch, and have one schedule of rates"
             raise ValueError(f"runs that train together {what}")

@@ -33,7 +33,7 @@ def _check_no_circle(here, folder, source):
 
 
 def ticket_flags(given):
-    """The flags that follow from --ticket in `given`: which run it is, and how it was pruned.
+    """The flags that follow from --ticket in `given`: which run it is, how it prunes and rewinds.
 
     UserError unless one run folder fits the pattern, and it is a ticket for these flags.
     """
@@ -70,12 +70,23 @@ def ticket_flags(given):
         if given.get(name, theirs) != theirs:
             what = f"the masks are those of {here}, where it is {theirs}; leave it out"
             raise UserError(f"--{name}={given[name]}: {what}")
+    if source.first_epoch(0):
+        what = f"it begins with a rewound round of {source.ticket}"
+        raise UserError(f"{here}: {what}, which can be named in its place")
+    rewinds_to = source.first_epoch(1)
+    if given.get("rewind_epoch", rewinds_to) != rewinds_to:
+        what = f"{here} rewinds to epoch {rewinds_to}; leave it out"
+        raise UserError(f"--rewind_epoch={given['rewind_epoch']}: {what}")
+    if given.get("end_iter", RunConfig.end_iter) <= rewinds_to:
+        what = f"{here} rewinds to epoch {rewinds_to}, where its rounds begin"
+        raise UserError(f"--end_iter={given.get('end_iter', RunConfig.end_iter)}: {what}")
     suffix = "" if at is None else f"@{at}"
     order = given.get("order_seed")
     named = source.ticket_identity(given.get("seed", RunConfig.seed) if order is None else order)
     return {
         "prune_iterations": wanted,
         **{name: getattr(source, name) for name in PRUNING},
+        "rewind_epoch": rewinds_to,
         "ticket": f"{folder}{suffix}",
         **named,
         "ticket_arm": f"{named['ticket_arm']}{suffix}",

@@ -68,7 +68,7 @@ def shared_by_a_cohort(run):
         if not flag.own or (config.adversarial and flag.group == "attack"):
             shared[flag.name] = getattr(config, flag.name)
     # lockstep: one epoch to begin at, and one schedule of rates
-    shared["first_epoch"] = config.first_epoch(1)
+    shared["first_epoch"] = config.first_epoch(0), config.first_epoch(1)
     shared["last_rate"] = PRUNE_TYPES[config.prune_type].last_rate
     if config.adversarial and ATTACKS[config.attack][config.norm].draws:
         shared["order_seed"] = config.order_seed

@@ -516,6 +516,10 @@ def test_warnings_say_what_cannot_be_trusted(target, digits):
         quality.transfer_warning(report, 97.0, 40.0, 0.0) is None
         and quality.transfer_warning(report, 97.0, 90.0, 0.5) is None
     )
+    # defect: 23 points are little beside the surrogate's 98, and three quarters of what it had
+    assert quality.transfer_warning(report, 30.6, 7.5, 0.0) is None
+    assert quality.transfer_warning(report, 0.0, 0.0, 0.0) is None
+    assert "study 0 %" in quality.transfer_warning(report, 30.6, 32.0, 0.0)
 
 
 def test_an_accuracy_without_a_gradient_is_told_from_one_that_withstands():
