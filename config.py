@@ -145,8 +145,8 @@ class RunConfig:
     ticket: str = flag(
         None,
         "FOLDER[@ROUND]: take the masks and theta_0 of that run (and what it rewinds to), round by "
-        "round or of one round, instead of pruning; a folder pattern that one run matches will do, and {seed} in it is "
-        "--seed; zoo:NAME[@ROUND] is one of those in zoo/",
+        "round or of one round, instead of pruning; a folder pattern that one run matches will do, "
+        "and {seed} in it is --seed; zoo:NAME[@ROUND] is one of those in zoo/",
         "pruning",
         str,
         result=False,

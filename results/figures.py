@@ -160,6 +160,9 @@ def legend_below(figure, axis=None, title=None, key=None):
     room = int(figure.get_figwidth() * 13)  # letters
     columns = max(1, min(len(labels), room // (4 + max(map(len, labels)))))
     labels = [textwrap.fill(label, room - 8) for label in labels]
+    lines = sum(label.count("\n") + 1 for label in labels) / columns
+    # beyond a few lines it would take the panels' height
+    figure.set_figheight(figure.get_figheight() + 0.22 * max(0, lines - 4))
     figure.legend(handles, labels, title=title, loc="outside lower center", ncols=columns)
 
 

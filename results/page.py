@@ -38,15 +38,15 @@ td { white-space: nowrap; }
   img { break-inside: avoid; } }
 """
 HOW_TO_READ = f"""
-A ticket (lt) is rewound to its initial weights after each pruning; reinit, its control, has fresh
-weights under the ticket's masks. Every ± is a 95 % interval (Student's t over seeds), not corrected
-for how many there are; runs of one seed share initial weights, split, order and attacked subset, so
-differences are taken seed by seed. What is compared was declared on {declared.DATE}
-(results/declared.py): the mean over the rounds with {100 * declared.FROM:g} to
-{100 * declared.TO:g} % of the weights, marked ▸ in tables. The comparisons that answer a question
-are corrected together (Holm). “Not distinguishable” says that the interval of the difference, so
-corrected, contains 0, not that two are equal; “the same” says that two one-sided tests put it
-within {declared.MARGIN:g} points.
+A ticket (lt) is rewound to its initial weights after each pruning, or to those after a later epoch
+where a line says so; reinit, its control, has fresh weights under the ticket's masks. Every ± is a
+95 % interval (Student's t over seeds), not corrected for how many there are; runs of one seed share
+initial weights, split, order and attacked subset, so differences are taken seed by seed. What is
+compared was declared on {declared.DATE} (results/declared.py): the mean over the rounds with
+{100 * declared.FROM:g} to {100 * declared.TO:g} % of the weights, marked ▸ in tables. The
+comparisons that answer a question are corrected together (Holm). “Not distinguishable” says that
+the interval of the difference, so corrected, contains 0, not that two are equal; “the same” says
+that two one-sided tests put it within {declared.MARGIN:g} points.
 """
 
 

@@ -115,7 +115,8 @@ def _in_odds(study, odds):
 
 def _cautions(study):
     """What the answer does not contain."""
-    lines = [*_surrogates(study), *_tried(study), *_censored(study), *_names(study)]
+    lines = [*_rewound(study), *_surrogates(study), *_tried(study), *_censored(study)]
+    lines += _names(study)
     for column, (one, other) in study.unlike.items():
         title = OWN.get(column) or column_title(column)
         lines.append(
@@ -142,6 +143,20 @@ def _cautions(study):
             f"{max(map(len, per_arm))}): each comparison takes those that both have."
         )
     return lines
+
+
+def _rewound(study):
+    """What tickets start from where it is not theta_0."""
+    runs = study.table.drop_duplicates("folder")
+    late = runs[runs.rewind_epoch > 0]
+    if late.empty:
+        return []
+    epochs = sorted({f"{k} of {n}" for k, n in zip(late.rewind_epoch, late.end_iter, strict=True)})
+    some = "Tickets" if len(late) == len(runs) else "Some tickets"
+    line = f"{some} are rewound to the weights after epoch {' or '.join(epochs)}, not to theta_0"
+    if (late.ticket_arm != "").any():
+        line += "; under another run's masks to that run's weights, which its data has trained"
+    return [f"{line}."]
 
 
 def _names(study):
@@ -223,7 +238,8 @@ def _verdicts(study):
     epochs = "/".join(map(str, sorted(runs.end_iter.unique())))
     names = ("dataset", "arch_type")
     basis = [", ".join(dict.fromkeys(map(str, runs[name]))) for name in names]
-    basis = f"{basis[1]} on {basis[0]}, {epochs} epochs a round, {where(study)}"
+    epochs += " epoch a round" if epochs == "1" else " epochs a round"
+    basis = f"{basis[1]} on {basis[0]}, {epochs}, {where(study)}"
     found = {name: study.families[name] for name in study.answering()} | study.more
     rows = []
     for name, comparisons in found.items():

@@ -225,6 +225,21 @@ def test_long_labels_fit():
     assert figure.legends[0].get_window_extent().width < figure.bbox.width
 
 
+def test_many_arms_leave_the_panel_its_height():
+    """Defect: the legend of 18 arms lay over the curves, and matplotlib warned."""
+    heights = []
+    for count in (2, 30):
+        figure, (axis,) = figures.new_figure("x")
+        for number in range(count):
+            axis.plot([1, 2], [1, 2], label=f"an arm of rather many words, number {number}")
+        figures.legend_below(figure, axis)
+        figure.draw_without_rendering()
+        legend = figure.legends[0].get_window_extent()
+        assert legend.y1 < axis.get_window_extent().y0 and legend.y0 >= 0
+        heights.append(axis.get_window_extent().height)
+    assert heights[1] > 0.8 * heights[0]
+
+
 def test_the_sample_picture_shows_three_rows_and_what_is_seen(tmp_path, monkeypatch):
     from matplotlib.axes import Axes
     from matplotlib.image import imread

@@ -171,6 +171,18 @@ def test_whether_intervals_hold_for_other_surrogates_is_said(flags, said):
     assert any(line.startswith(said) for line in answered("1", table)["details"])
 
 
+def test_what_rewound_tickets_start_from_is_said():
+    """Defect: a page told of initial weights where an epoch had trained them."""
+    table = accuracies(blank(rewind_epoch=2, end_iter=8), np.random.default_rng(4))
+    line = "Tickets are rewound to the weights after epoch 2 of 8, not to theta_0"
+    assert f"{line}." in answered("1", table)["details"]
+    foreign = table.assign(ticket_arm="mnist-fc1-clean-lt-12345678")
+    (said,) = [text for text in answered("1", foreign)["details"] if text.startswith(line)]
+    assert "to that run's weights" in said
+    plain = accuracies(blank(), np.random.default_rng(4))
+    assert not any("rewound" in text for text in answered("1", plain)["details"])
+
+
 def test_several_draws_of_a_seed_are_one_value():
     """They are no seeds: more of them make the value of a seed better, not more seeds."""
     table = accuracies(blank(ARMS[:1]), np.random.default_rng(7), lambda row: 1.0, 0.1)
