@@ -75,7 +75,8 @@ def ticket_flags(given):
         raise UserError(f"{here}: {what}, which can be named in its place")
     rewinds_to = source.first_epoch(1)
     if given.get("rewind_epoch", rewinds_to) != rewinds_to:
-        what = f"{here} rewinds to epoch {rewinds_to}; leave it out"
+        epoch = f"epoch {rewinds_to}" if rewinds_to else "theta_0"
+        what = f"{here} rewinds to {epoch}; leave it out"
         raise UserError(f"--rewind_epoch={given['rewind_epoch']}: {what}")
     if given.get("end_iter", RunConfig.end_iter) <= rewinds_to:
         what = f"{here} rewinds to epoch {rewinds_to}, where its rounds begin"

@@ -316,7 +316,7 @@ def test_global_pruning_by_a_criterion_differs_from_magnitudes(tmp_path, runs):
         (["--ticket={lt}", "--arch_type=lenet5"], "is a ticket of fc1"),
         (["--ticket={lt}", "--prune_percent=20"], "where it is 50"),
         (["--ticket={lt}", "--prune_type=random"], "makes masks of its own"),
-        (["--ticket={lt}", "--rewind_epoch=1"], "rewinds to epoch 0; leave it out"),
+        (["--ticket={lt}", "--rewind_epoch=1"], "rewinds to theta_0; leave it out"),
         (["--criterion=snip", "--prune_type=finetune"], "makes masks of its own"),
         (["--prune_type=reinit_chain", "--rewind_epoch=1"], "rewinds to nothing"),
         (["--prune_type=reinit_chain", "--ticket={lt}"], "makes masks of its own"),
