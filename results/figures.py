@@ -75,6 +75,11 @@ def draw_lines(axis, lines, x, alpha=0.15):
         look = {"color": line.colour, "linestyle": line.style, "label": line.label}
         axis.plot(at, mean, marker="o", markersize=3.5, **look)
         axis.fill_between(at, mean - half, mean + half, color=line.colour, alpha=alpha, linewidth=0)
+        # a band needs two points beside each other
+        known = half.notna()
+        alone = known & ~(known.shift(1, fill_value=False) | known.shift(-1, fill_value=False))
+        ends = (mean - half)[alone], (mean + half)[alone]
+        axis.vlines(at[alone], *ends, color=line.colour, alpha=0.6, linewidth=1)
 
 
 def faint(lines):

@@ -26,7 +26,8 @@ def where(study, summary=PRIMARY):
     for block, rounds in study.rounds.items():
         span = [f"{study.density[block, number]:.3g}" for number in (rounds[0], rounds[-1])]
         spans[f"{span[0]} to {span[1]} %" if len(rounds) > 1 else f"{span[0]} %"] = None
-    return f"mean over {' and '.join(spans)} of the weights"
+    over = "mean over" if any(len(rounds) > 1 for rounds in study.rounds.values()) else "at"
+    return f"{over} {' and '.join(spans)} of the weights"
 
 
 def sentence(study, name, rows):

@@ -225,6 +225,17 @@ def test_long_labels_fit():
     assert figure.legends[0].get_window_extent().width < figure.bbox.width
 
 
+def test_an_interval_without_neighbours_is_drawn_too():
+    """Defect: beside a dense net without one, the only pruned round had no interval."""
+    numbers = pd.DataFrame({"x": [100.0, 16.0], "mean": [0.0, 5.0], "interval": [np.nan, 2.0]})
+    axis, both = figures.new_figure("x", 2)[1]
+    figures.draw_lines(axis, [figures.Line(numbers, "C0")], "x")
+    figures.draw_lines(both, [figures.Line(numbers.fillna(1.0), "C0")], "x")
+    bars = [[p.vertices.tolist() for p in c.get_paths()] for c in axis.collections[1:]]
+    assert bars == [[[[16.0, 3.0], [16.0, 7.0]]]]
+    assert not both.collections[1].get_paths()
+
+
 def test_many_arms_leave_the_panel_its_height():
     """Defect: the legend of 18 arms lay over the curves, and matplotlib warned."""
     heights = []
