@@ -30,7 +30,7 @@ from engine.signals import Interrupted, stop
 from engine.timing import pace, seconds_left
 from store.files import load_tensors, misfit, write_json
 from store.runfolder import RunFolder, load_masks, read_rounds
-from store.saved import provenance, saved_run
+from store.saved import provenance
 from store.ticket import ticket_place
 from store.voice import Voice
 from train import Diverged, Stopped, Watcher, evaluate, fit
@@ -438,12 +438,6 @@ def check_ticket(config, model):
         if wrong:
             what = "its initial weights are not of this network"
             raise UserError(f"--ticket={config.ticket}: {what}: {wrong}")
-    if not own and pruning.PRUNE_TYPES[config.prune_type].rewinds:
-        epoch = saved_run(ticket_place(config.ticket)[0]).first_epoch(1)
-        if epoch != config.rewind_epoch:
-            what = f"it rewinds to epoch {epoch}, and an older version began to train all epochs"
-            right = "the same flags name a new run"
-            raise UserError(f"--ticket={config.ticket}: {what} from there: {right}")
 
 
 def check_unchanged(run):

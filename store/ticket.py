@@ -77,6 +77,8 @@ def ticket_flags(given):
     if given.get("rewind_epoch", rewinds_to) != rewinds_to:
         epoch = f"epoch {rewinds_to}" if rewinds_to else "theta_0"
         what = f"{here} rewinds to {epoch}; leave it out"
+        if rewinds_to and not given["rewind_epoch"]:
+            what += ", and train anew what an older version began from there with all epochs"
         raise UserError(f"--rewind_epoch={given['rewind_epoch']}: {what}")
     if given.get("end_iter", RunConfig.end_iter) <= rewinds_to:
         what = f"{here} rewinds to epoch {rewinds_to}, where its rounds begin"

@@ -248,6 +248,7 @@ def test_flags_that_do_not_fit_a_rewound_ticket(late, tmp_path, capsys):
     where = [f"--runs_dir={tmp_path}", *flags]
     for given, says in (
         (["--rewind_epoch=2"], "rewinds to epoch 1; leave it out"),
+        (["--rewind_epoch=0"], "leave it out, and train anew what an older version began"),
         (["--end_iter=1"], "--end_iter=1: --ticket="),
         (["--prune_type=finetune"], "makes masks of its own"),
     ):
