@@ -315,8 +315,7 @@ def theta0(config, fresh):
 
 def ticket_rewind(config, fresh):
     """The later epoch's weights that the rounds of --ticket start from; None if from theta_0."""
-    rewinds = pruning.PRUNE_TYPES[config.prune_type].rewinds
-    if not (config.ticket and rewinds and config.rewind_epoch) or own_ticket(config):
+    if not (config.ticket and config.first_epoch(1)) or own_ticket(config):
         return None
     source = RunFolder(ticket_place(config.ticket)[0])
     if not source.rewind.exists():

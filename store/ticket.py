@@ -80,9 +80,10 @@ def ticket_flags(given):
         if rewinds_to and not given["rewind_epoch"]:
             what += ", and train anew what an older version began from there with all epochs"
         raise UserError(f"--rewind_epoch={given['rewind_epoch']}: {what}")
-    if given.get("end_iter", RunConfig.end_iter) <= rewinds_to:
+    epochs = given.get("end_iter", RunConfig.end_iter)
+    if epochs <= rewinds_to:
         what = f"{here} rewinds to epoch {rewinds_to}, where its rounds begin"
-        raise UserError(f"--end_iter={given.get('end_iter', RunConfig.end_iter)}: {what}")
+        raise UserError(f"--end_iter={epochs}: {what}")
     suffix = "" if at is None else f"@{at}"
     order = given.get("order_seed")
     named = source.ticket_identity(given.get("seed", RunConfig.seed) if order is None else order)
