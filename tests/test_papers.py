@@ -2,8 +2,12 @@
 
 import pandas as pd
 import pytest
+import torch
 
+from attacks import AttackSettings
 from config import PRESETS, resolve
+from experiments import cosentino_code
+from helpers import small_net
 from results import words
 from results.answer import Study
 from results.page import fill
@@ -174,3 +178,45 @@ def test_masks_of_another_run_are_not_a_papers_protocol():
         assert deviation(shown_flags(own), preset) == ""
         other = own.replace(ticket="x", ticket_arm="digits-fc1-clean-lt-b45afc62", ticket_seed=0)
         assert deviation(shown_flags(other), preset) == "--ticket"
+
+
+# What the code of Cosentino et al. does ----------------------------------------------------------
+
+
+def test_what_their_code_does_is_tried_one_thing_at_a_time():
+    theirs, *others, ours = cosentino_code.variants()
+    assert [sum(other[name] != theirs[name] for name in theirs) for other in others] == [1, 1, 1]
+    assert all(ours[name] != theirs[name] for name in theirs)
+
+
+def test_an_attack_on_predictions_is_another_only_where_they_are_wrong():
+    torch.manual_seed(0)
+    net, settings = small_net().eval(), AttackSettings("fgsm", "linf", (("epsilon", 0.1),))
+    images, labels = torch.rand(60, 1, 8, 8), torch.randint(3, (60,))
+
+    def made(choice):
+        return cosentino_code.attacked(
+            net, images, labels, {"attacked_for": choice}, settings, torch.Generator()
+        )
+
+    right = net(images).argmax(1) == labels
+    assert 0 < right.sum() < 60
+    same = (made("predictions") == made("labels")).flatten(1).all(1)
+    assert torch.equal(same, right)
+
+
+def test_a_net_of_the_table_is_not_trained_again(tmp_path, capsys):
+    table, other = tmp_path / "table.csv", tmp_path / "other.csv"
+    flags = ["--dataset=digits", "--end_iter=1", "--variants=2", "-o"]
+    assert cosentino_code.main([*flags, str(table)]) == 0
+    first, said = table.read_text(), capsys.readouterr().out
+    assert said.count("\n") == 2 and len(first.splitlines()) == 3
+    assert cosentino_code.main([*flags, str(table)]) == 0
+    assert table.read_text() == first and not capsys.readouterr().out
+    table.write_text("\n".join(first.splitlines()[:2]) + "\n")
+    assert cosentino_code.main([*flags, str(table)]) == 0
+    assert table.read_text() == first  # the same net
+    other.write_text("a,b\n1,2\n")
+    assert cosentino_code.main([*flags, str(other)]) == 2
+    assert "no table of this experiment" in capsys.readouterr().err
+    assert other.read_text() == "a,b\n1,2\n"

@@ -1,0 +1,148 @@
+"""What the code of Cosentino et al. 2019 does and their paper does not say, one thing at a time.
+
+    python -m experiments.cosentino_code --attack=fgsm --seed 0 1 2 -o cosentino-code.csv
+
+Their code (github.com/justincosentino/robust-sparse-networks) trains on labels smoothed by 0.1; its
+attacks, cleverhans 3's, are against the label that the net predicts, in training and in testing; it
+does not normalise pixels; and 60 clean images go with the same 60 attacked, half of the loss each.
+This trains the dense net so, and with each of the first three as main.py does it. A plain loop in
+torch, as what is tried here are no flags of main.py. A row of the table is a net; one that stands
+in it already is not trained again.
+"""
+
+import itertools
+import sys
+from pathlib import Path
+
+import torch
+import torch.nn.functional as F
+from tqdm import tqdm
+
+import archs
+import attacks
+import data
+from config import PRESETS, attack_settings, resolve
+from engine.machine import flush_denormals, set_threads
+from store.files import check_writable, read_csv, write_csv
+from utils import OneLineParser, UserError, generator, permutation, whole
+
+SMOOTHING = 0.1
+# what differs: as their code has it, and as main.py has it
+CHOICES = {
+    "pixels": ("raw", "normalised"),
+    "trained_for": ("smoothed labels", "labels"),
+    "attacked_for": ("predictions", "labels"),
+}
+
+
+def variants():
+    """Their code's choices (a dict), then with each of them as main.py has it, then with all."""
+    theirs = {name: theirs for name, (theirs, _) in CHOICES.items()}
+    others = [theirs | {name: ours} for name, (_, ours) in CHOICES.items()]
+    return [theirs, *others, {name: ours for name, (_, ours) in CHOICES.items()}]
+
+
+def attacked(net, images, labels, choice, settings, draws):
+    """Images (N, C, H, W) as the run's attack makes them of the net as it is.
+
+    Against `labels` or against what the net predicts, as choice["attacked_for"] says. draws: a
+    torch.Generator of random starts.
+    """
+    if choice["attacked_for"] == "predictions":
+        with torch.no_grad():
+            labels = net(images).argmax(1)
+    starts = torch.rand(images.shape, generator=draws)
+    return settings.entry().make(net, images, labels, settings, lambda restart: starts)
+
+
+def train(dataset, choice, config, settings):
+    """The dense net, trained for config.end_iter epochs by the choices (a dict of CHOICES)."""
+    chosen, _ = data.split(len(dataset.train_labels), config.val_fraction, config.seed)
+    images, labels = tensors(dataset.train_images[chosen], dataset.train_labels[chosen])
+    stats = data.channel_stats(dataset.train_images[chosen])
+    if choice["pixels"] == "raw":
+        stats = ([0.0] * len(stats[0]), [1.0] * len(stats[1]))
+    size = (dataset.in_shape, dataset.num_classes)
+    net = archs.build(config.arch_type, *size, stats, "glorot_uniform", config.seed)
+    optimizer = torch.optim.Adam(net.parameters(), lr=config.lr)
+    smoothing = SMOOTHING if choice["trained_for"] == "smoothed labels" else 0.0
+    draws = generator(config.seed, "starts")
+    for epoch in tqdm(range(config.end_iter), unit="epoch", leave=False, disable=None):
+        order = permutation(len(labels), config.seed, "order", epoch)
+        for index in order.split(config.batch_size):
+            x, y = images[index], labels[index]
+            both = torch.cat([x, attacked(net, x, y, choice, settings, draws)])
+            loss = F.cross_entropy(net(both), torch.cat([y, y]), label_smoothing=smoothing)
+            optimizer.zero_grad()
+            loss.backward()
+            optimizer.step()
+    return net
+
+
+def tensors(images, labels):
+    """uint8 images and labels, as arrays -> float images in [0, 1] and labels, as tensors."""
+    return torch.from_numpy(images).float() / 255, torch.from_numpy(labels)
+
+
+def tested(net, dataset, choice, settings, seed):
+    """Accuracy in percent on all test images, clean and attacked as the net was trained."""
+    images, labels = tensors(dataset.test_images, dataset.test_labels)
+    moved = attacked(net, images, labels, choice, settings, generator(seed, "test starts"))
+    shares = [attacks.is_correct(net, each, labels).double().mean() for each in (images, moved)]
+    return {
+        f"{name}_accuracy": round(100 * float(share), 4)
+        for name, share in zip(("test", "attacked"), shares, strict=True)
+    }
+
+
+def work(args):
+    """Train what the table lacks, a row after each net."""
+    check_writable(Path(args.output), "--output")
+    flush_denormals()
+    set_threads(1)
+    given = PRESETS["cosentino"] | {"dataset": args.dataset, "attack": args.attack}
+    given |= {} if args.end_iter is None else {"end_iter": args.end_iter}
+    dataset = data.load(args.dataset, args.data_dir)
+    if not 1 <= args.variants <= len(variants()):
+        raise UserError(f"--variants={args.variants}: 1 to {len(variants())} are right")
+    names = ("attack", *CHOICES, "seed", "end_iter", "dataset")
+    rows = read_csv(args.output)
+    if Path(args.output).exists() and not (rows and set(names) <= set(rows[0])):
+        raise UserError(f"{args.output} is no table of this experiment: name another file")
+    for seed, choice in itertools.product(args.seed, variants()[: args.variants]):
+        config = resolve(given | {"seed": seed}, dataset.in_shape)
+        settings = attack_settings(config, args.attack, dataset.in_shape[0] > 1)
+        row = {"attack": args.attack, **choice, "seed": seed, "end_iter": config.end_iter}
+        row |= {"dataset": args.dataset}
+        if any(row.items() <= other.items() for other in read_csv(args.output)):
+            continue
+        net = train(dataset, choice, config, settings)
+        row |= tested(net, dataset, choice, settings, seed)
+        print(", ".join(f"{name} {value}" for name, value in row.items()), flush=True)
+        # another process may have added its own meanwhile
+        write_csv(args.output, [*read_csv(args.output), row])
+
+
+def main(argv=None):
+    """Train the nets that the command line names; returns the exit code."""
+    parser = OneLineParser(
+        prog="cosentino_code", description=__doc__.splitlines()[0], allow_abbrev=False
+    )
+    parser.add_argument("--attack", choices=("fgsm", "pgd"), default="fgsm", help="trained on")
+    parser.add_argument("--seed", type=whole, nargs="+", default=[0], help="seeds")
+    parser.add_argument(
+        "--variants", type=whole, default=5, metavar="N",
+        help="their code; then with main.py's pixels, labels, labels attacked for; then with all "
+        "three: the first N of these five (default: 5)",
+    )  # fmt: skip
+    parser.add_argument("--end_iter", type=whole, help="epochs (default: the protocol's 36)")
+    parser.add_argument("--dataset", default="mnist", help="the data set (default: mnist)")
+    parser.add_argument("--data_dir", default="data", help="where it is (default: data)")
+    parser.add_argument(
+        "-o", "--output", required=True, metavar="CSV", help="the table that rows are added to"
+    )
+    return parser.run(argv, work)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
