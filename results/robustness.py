@@ -28,7 +28,7 @@ from results.ticket import finished_rounds, load_data, load_ticket, to_float
 from store.files import read_csv, write_csv
 from store.runfolder import RunFolder
 from store.saved import saved_run
-from utils import Lazy, OneLineParser, UserError, choose, eval_examples, number, show
+from utils import Lazy, OneLineParser, UserError, choose, eval_examples, number, show, whole
 
 torch = Lazy("torch")  # a mistyped flag need not wait for it
 AUTOATTACK_STEPS = 1000  # about as many as it takes: for telling how far the work is
@@ -59,6 +59,8 @@ def add_command(commands, progress=untold):
     names = ", ".join(Making())
     add("--attacks", nargs="+", default=["fgsm", "pgd"], help=f"all, autoattack, {names}")
     add("--examples", type=int, default=1000, help="test images to attack (default: 1000)")
+    which = "only these rounds, for attacks that are dear (default: all whose weights were kept)"
+    add("--rounds", type=whole, nargs="+", metavar="N", help=which)
     radius = "radius of the linf attacks (default: the run's, else the data set's)"
     add("--epsilon", type=number, help=radius)
     several = "several radii, rising, for a curve of accuracy against the radius"
@@ -93,21 +95,22 @@ def evaluate(args, progress=untold):
         for run, count in zip(runs, there, strict=True)
         for radius in radii
     ]
-    found = {job.file: None if args.force else job.made_before(names) for job in jobs}
-    left = [job for job in jobs if found[job.file] is None]
-    total = sum(len(job.rounds) * job.steps(names) for job in left)
+    found = {job: job.made_before(names) for job in jobs}
+    left = {job: [n for n in job.rounds if args.force or n not in found[job]] for job in jobs}
+    total = sum(len(rounds) * job.steps(names) for job, rounds in left.items())
     for job in jobs:
-        if job not in left:
+        if not left[job]:
             say(f"found {job.file} (--force attacks again)")
     for text in dict.fromkeys(
         [*uneven(runs, names), *(t for j in jobs for t in j.warnings(names))]
     ):
         say(text)
     with progress("attacking tickets", total, "gradient steps", say) as told:
-        for job in left:
-            dataset = load(placed(job.config), args.data_dir)
-            found[job.file] = attack_run(job, dataset, names, args, device, told)
-    done = [job.evaluated(found[job.file]) for job in jobs]
+        for job in jobs:
+            if left[job]:
+                dataset = load(placed(job.config), args.data_dir)
+                attack_run(job, left[job], found[job], dataset, names, args, device, told)
+    done = [job.evaluated(found[job]) for job in jobs]
     draw_all(done, names, Path(args.output), bool(args.epsilons), args.data_dir, say)
 
 
@@ -146,6 +149,8 @@ def asked(args):
         raise UserError(f"--attacks {' '.join(args.attacks)}: each attack once")
     if args.examples < 1:
         raise UserError(f"--examples={args.examples}: at least 1 is needed")
+    if args.rounds and len(set(args.rounds)) < len(args.rounds):
+        raise UserError(f"--rounds {' '.join(map(str, args.rounds))}: each round once")
     if args.eval_steps < 0:
         raise UserError(f"--eval_steps={args.eval_steps}: at least 1 is needed")
     if args.epsilon is not None and args.epsilons:
@@ -199,7 +204,8 @@ class Job:
     config: RunConfig  # as it was trained
     tested: RunConfig  # as it is tested, at the radius
     radius: float | None  # None: its own
-    rounds: list  # the rows of rounds.csv whose trained weights were kept
+    kept: dict  # round -> density, of the rounds whose trained weights were kept
+    rounds: list  # those of them that are asked for
     examples: int
     file: Path
 
@@ -222,39 +228,48 @@ class Job:
         elif "autoattack" in names and config.norm != "linf":
             what = f"--attacks autoattack is in linf, and {path} has an attack in {config.norm}"
             raise UserError(f"{what}: name a radius by --epsilon")
-        rounds = [row for row in finished_rounds(folder) if folder.weights(row["round"]).exists()]
-        if not rounds:
+        kept = {
+            row["round"]: row["density"]
+            for row in finished_rounds(folder)
+            if folder.weights(row["round"]).exists()
+        }
+        if not kept:
             raise UserError(f"{path} keeps no trained weights: train it with --save_weights=best")
+        for asked_for in args.rounds or ():
+            if asked_for not in kept:
+                right = f"it has those of {', '.join(map(str, kept))}"
+                raise UserError(f"--rounds: {path} keeps no weights of round {asked_for}: {right}")
+        rounds = [n for n in kept if not args.rounds or n in args.rounds]
         # what it was made with is in its name: another evaluation writes another file
         examples = min(args.examples, there)
         made_with = f"{'+'.join(names)}-{examples}{shown}"
         file = folder.path / f"attacked_evaluation-{made_with}.csv"
-        return cls(path, config, tested, radius, rounds, examples, file)
+        return cls(path, config, tested, radius, kept, rounds, examples, file)
 
     def made_before(self, names):
-        """The rows that an earlier call has written, or None.
+        """{round: row} that earlier calls have written, of rounds whose weights were kept.
 
-        They are of these rounds and attacks, all numbers, and no older than the weights.
+        They are of these attacks, all numbers, and no older than the weights.
         """
         try:
             rows = read_csv(self.file)
         except UserError:
-            return None
-        wanted = [(row["round"], row["density"]) for row in self.rounds]
-        if not rows or [(row.get("round"), row.get("density")) for row in rows] != wanted:
-            return None
+            return {}
         columns = ["clean", "clean_of_examples", *names]
         columns += [f"{name}_l2" for name in names if not has_radius(name)]
-        values = [row.get(name) for row in rows for name in columns]
-        if not all(isinstance(value, int | float) and math.isfinite(value) for value in values):
-            return None
-        weights = [RunFolder(self.path).weights(row["round"]) for row in self.rounds]
-        newest = max(path.stat().st_mtime_ns for path in weights)
-        return rows if self.file.stat().st_mtime_ns >= newest else None
+        rows = {
+            row["round"]: row
+            for row in rows
+            if row.get("density") == self.kept.get(row.get("round"), math.nan)
+            and all(is_number(row.get(name)) for name in columns)
+        }
+        weights = [RunFolder(self.path).weights(n) for n in rows]
+        newest = max((path.stat().st_mtime_ns for path in weights), default=0)
+        return rows if rows and self.file.stat().st_mtime_ns >= newest else {}
 
-    def evaluated(self, rows):
-        """What the figures are drawn from."""
-        run, radius = str(self.path), self.radius
+    def evaluated(self, found):
+        """What the figures are drawn from, of {round: row}."""
+        run, radius, rows = str(self.path), self.radius, [found[n] for n in self.rounds]
         return Evaluated(run, self.config, self.tested, radius, self.examples, rows)
 
     def settings(self, name, colour=False):
@@ -284,12 +299,19 @@ class Job:
                 yield f"warning: {what}, so the accuracy overstates robustness; {right}"
 
 
-def attack_run(job, dataset, names, args, device, told):
-    """Attack the network of every round of a Job; writes, prints and returns its rows."""
+def is_number(value):
+    """Whether a cell of a table is one, and finite."""
+    return isinstance(value, int | float) and math.isfinite(value)
+
+
+def attack_run(job, rounds, found, dataset, names, args, device, told):
+    """Attack the networks of these rounds of a Job; prints their rows and adds them to `found`.
+
+    found: {round: row}. The table is written after each round: a stopped call loses one at most.
+    """
     set_threads(0, small=archs.is_small(job.config.arch_type))
-    rows = []
-    for row in job.rounds:
-        net, _, _ = load_ticket(job.path, row["round"], args.data_dir)
+    for n in rounds:
+        net, _, _ = load_ticket(job.path, n, args.data_dir)
         if all(getattr(module, "channels_last", True) for module in net.modules()):
             net.to(memory_format=torch.channels_last)  # faster for convolutions, as in training
         begin = told.done
@@ -297,14 +319,14 @@ def attack_run(job, dataset, names, args, device, told):
         def reach(steps, begin=begin):
             told.reach(begin + steps)
 
-        found = evaluate_net(net.to(device), job, dataset, names, device, reach)
-        rows.append({"round": row["round"], "density": row["density"], **found})
-        shown = ", ".join(f"{name} {value:.4g}" for name, value in rows[-1].items())
+        row = {"round": n, "density": job.kept[n]}
+        row |= evaluate_net(net.to(device), job, dataset, names, device, reach)
+        found[n] = row
+        write_csv(job.file, [found[at] for at in sorted(found)])
+        shown = ", ".join(f"{name} {value:.4g}" for name, value in row.items())
         radius = "" if job.radius is None else f" epsilon {job.radius:g}:"
         say(f"{job.path}{radius} {shown}")
         reach(job.steps(names))
-    write_csv(job.file, rows)
-    return rows
 
 
 def evaluate_net(net, job, dataset, names, device, reach=lambda steps: None):

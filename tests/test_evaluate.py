@@ -200,6 +200,44 @@ def test_what_is_cut_or_older_than_the_weights_is_attacked_again(folder):
 
 
 @pytest.mark.slow
+def test_rounds_are_attacked_by_themselves_and_a_stopped_call_goes_on(folder, capsys, monkeypatch):
+    flags = [folder, "--attacks=fgsm", "--examples=20"]
+    file, attacked, once = folder / "attacked_evaluation-fgsm-20.csv", [], robustness.evaluate_net
+
+    def counted(*args):
+        attacked.append(1)
+        return once(*args)
+
+    def stopped(*args):
+        if attacked:
+            raise KeyboardInterrupt
+        return counted(*args)
+
+    monkeypatch.setattr(robustness, "evaluate_net", counted)
+    assert evaluate(*flags) == 0 and len(attacked) == 2
+    whole = file.read_text()
+    file.unlink()
+    attacked.clear()
+    assert evaluate(*flags, "--rounds", 1) == 0 and len(attacked) == 1
+    assert [row["round"] for row in read_csv(file)] == [1]
+    assert evaluate(*flags, "--rounds", 1) == 0 and len(attacked) == 1
+    assert evaluate(*flags, "--rounds", 1, "--force") == 0 and len(attacked) == 2
+    assert evaluate(*flags) == 0 and len(attacked) == 3 and file.read_text() == whole
+    assert evaluate(*flags, "--rounds", 0, "--force") == 0 and file.read_text() == whole
+    file.unlink()
+    attacked.clear()
+    monkeypatch.setattr(robustness, "evaluate_net", stopped)
+    assert evaluate(*flags) == 130 and [row["round"] for row in read_csv(file)] == [0]
+    monkeypatch.setattr(robustness, "evaluate_net", counted)
+    assert evaluate(*flags) == 0 and len(attacked) == 2 and file.read_text() == whole
+    capsys.readouterr()
+    wrong = {"2": "no weights of round 2: it has those of 0, 1", "1 1": "each round once"}
+    for rounds, words in (wrong | {"-1": "of round -1", "x": "'x' is not a whole"}).items():
+        assert evaluate(*flags, "--rounds", *rounds.split()) == 2
+        assert words in capsys.readouterr().err and file.read_text() == whole
+
+
+@pytest.mark.slow
 def test_steps_are_in_the_files_name_and_do_what_they_say(folder):
     for steps in (1, 40):
         assert evaluate(folder, "--attacks=pgd", "--examples=40", f"--eval_steps={steps}") == 0
@@ -436,7 +474,7 @@ def test_more_random_starts_are_not_more_steps(tmp_path, capsys):
     """Defect: --eval_steps=120 was advised, and then 360."""
     flags = {"attack": "pgd", "mix_ratio": 0.5}
     runs = [resolve(flags | {"restarts": count}, (1, 28, 28)) for count in (1, 3)]
-    jobs = [robustness.Job(None, run, run, None, [], 10, None) for run in runs]
+    jobs = [robustness.Job(None, run, run, None, {}, [], 10, None) for run in runs]
     (line,) = robustness.uneven(jobs, ["pgd"])
     assert "1 or 3 random starts" in line and "steps" not in line
     assert "3 random starts" in drawn.attack_in_words(runs[1], "pgd", False)
