@@ -12,8 +12,9 @@ robust --attack=fgsm --attack_rate=0
 robust --attack=fgsm
 robust --attack=pgd
 case $SCALE in smoke | small) robust --attack=pgd --attack_mode=trades ;; esac
-if [ -n "${AUTOATTACK:-}" ]; then # minutes a run: so many test images
+if [ -n "${AUTOATTACK:-}" ]; then # up to a minute a round: so many test images, some rounds
     call attacks.py evaluate "$RUNS"/robust/*-lt-* "$RUNS"/robust/*-reinit-* --attacks autoattack \
-        --examples="$AUTOATTACK" --data_dir="$DATA_DIR"
+        --examples="$AUTOATTACK" ${AUTOATTACK_ROUNDS:+--rounds $AUTOATTACK_ROUNDS} \
+        --data_dir="$DATA_DIR"
 fi
 report --experiment=7 "$RUNS/robust/*"
