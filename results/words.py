@@ -171,7 +171,7 @@ def _surrogates(study):
     """Whether intervals hold for other surrogates, of each data set or network by itself."""
     runs = study.table.drop_duplicates("folder")
     attacked = runs[(runs.mix_ratio > 0) & (runs.attack_mode == "static")]
-    lines = []
+    said = {}
     for block, rows in attacked.groupby("block", sort=False):
         if rows.seed.nunique() < 2:
             continue
@@ -179,8 +179,11 @@ def _surrogates(study):
         shared = "The seeds share one surrogate and one attacked set (--attack_seed): the intervals"
         shared += " say nothing of another surrogate."
         each = "Each seed has a surrogate and attacked images of its own (--attack_seed=seed)."
-        lines.append(f"{block}: " * bool(block) + (each if own else shared))
-    return lines
+        said.setdefault(each if own else shared, []).append(block)
+    everywhere = [[*study.rounds]]  # then nothing needs naming
+    if [*said.values()] == everywhere:
+        return [*said]
+    return [f"{', '.join(blocks)}: {line}" for line, blocks in said.items()]
 
 
 def _tried(study):

@@ -1,5 +1,7 @@
 """Known truths are planted in runs that nobody trained, and the sentences are read."""
 
+import types
+
 import numpy as np
 import pandas as pd
 import pytest
@@ -169,6 +171,23 @@ def test_a_run_that_stopped_early_is_left_out_and_moves_no_round():
 def test_whether_intervals_hold_for_other_surrogates_is_said(flags, said):
     table = accuracies(blank(**flags), np.random.default_rng(4))
     assert any(line.startswith(said) for line in answered("1", table)["details"])
+
+
+def test_surrogates_are_told_of_by_network_only_where_these_differ():
+    runs = pd.DataFrame({
+        "folder": list("abcdef"), "block": ["fc1"] * 2 + ["lenet5"] * 4,
+        "seed": [0, 1, 0, 1, 0, 1], "mix_ratio": [0.5] * 4 + [0.0] * 2, "attack_mode": "static",
+    })  # fmt: skip
+    rounds = {"fc1": [1], "lenet5": [1]}
+
+    def said(*attack_seeds):
+        table = runs.assign(attack_seed=attack_seeds)
+        return words._surrogates(types.SimpleNamespace(table=table, rounds=rounds))
+
+    (both,) = said("seed", "seed", "seed", "seed", 0, 0)
+    assert both.startswith("Each seed has")
+    one, other = said("seed", "seed", 0, 0, 0, 0)
+    assert one.startswith("fc1: Each seed has") and other.startswith("lenet5: The seeds share")
 
 
 def test_what_rewound_tickets_start_from_is_said():
