@@ -20,6 +20,7 @@ from attacks import ATTACKS, PARAMETERS
 from config import all_flags
 from data import DATASETS
 from experiment import COLUMNS
+from experiments import cosentino_code
 from helpers import ROOT, fake_study, only
 from pruning import CRITERIA, PRUNE_TYPES
 from results.questions import QUESTIONS
@@ -162,14 +163,17 @@ COMMANDS = {
     "report.py": (report.main, []),
     "attacks.py": (attack_commands.main, []),
     "export.py": (export.main, []),
-}
+    "experiments.cosentino_code": (
+        cosentino_code.main, ["--dataset=digits", "--end_iter=1", "--variants=1"]
+    ),
+}  # fmt: skip
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("line", commands())
 def test_every_command_runs(line, folder, monkeypatch, capsys):
     monkeypatch.chdir(folder)
-    script, *words = words_of(line)
+    script, *words = [word for word in words_of(line) if word != "-m"]
     if "--help" in words:
         with pytest.raises(SystemExit) as ended:
             (main.main if script == "main.py" else COMMANDS[script][0])(words)

@@ -9,6 +9,7 @@ import pandas as pd
 import pytest
 
 import report
+from experiments import cosentino_code
 from helpers import ROOT
 from results.page import fill
 from results.stats import amount, mean_and_interval
@@ -40,9 +41,9 @@ def stated(found):
         pairs |= {(row["difference"], row["interval"]) for row in saved["comparisons"]}
         pairs |= set(zip(study.lines["mean"], study.lines.interval, strict=True))
         pairs |= {(row["ours"], row["interval"]) for row in saved["paper"] if "interval" in row}
-    dense = pd.read_csv(SOURCE / "cosentino-dense.csv").groupby("flags")
-    for column in ("test_accuracy", "whitebox_fgsm_accuracy"):
-        pairs |= {mean_and_interval(list(values)) for _, values in dense[column]}
+    code = pd.read_csv(SOURCE / "cosentino-code.csv").groupby(["attack", *cosentino_code.CHOICES])
+    for column in ("test_accuracy", "attacked_accuracy"):
+        pairs |= {mean_and_interval(list(values)) for _, values in code[column]}
     pairs = {pair for pair in pairs if all(isinstance(v, float) and v == v for v in pair)}
     return {plain(amount(*pair, digits=digits)) for pair in pairs for digits in (1, 2, 3)}
 
