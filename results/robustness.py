@@ -95,21 +95,21 @@ def evaluate(args, progress=untold):
         for run, count in zip(runs, there, strict=True)
         for radius in radii
     ]
-    found = {job: job.made_before(names) for job in jobs}
+    found = {job: job.made_before() for job in jobs}
     left = {job: [n for n in job.rounds if args.force or n not in found[job]] for job in jobs}
-    total = sum(len(rounds) * job.steps(names) for job, rounds in left.items())
+    total = sum(len(rounds) * job.steps() for job, rounds in left.items())
     for job in jobs:
         if not left[job]:
             say(f"found {job.file} (--force attacks again)")
     for text in dict.fromkeys(
-        [*uneven(runs, names), *(t for j in jobs for t in j.warnings(names))]
+        [*uneven(runs, names), *(text for job in jobs for text in job.warnings())]
     ):
         say(text)
     with progress("attacking tickets", total, "gradient steps", say) as told:
         for job in jobs:
             if left[job]:
                 dataset = load(placed(job.config), args.data_dir)
-                attack_run(job, left[job], found[job], dataset, names, args, device, told)
+                attack_run(job, left[job], found[job], dataset, args, device, told)
     done = [job.evaluated(found[job]) for job in jobs]
     draw_all(done, names, Path(args.output), bool(args.epsilons), args.data_dir, say)
 
@@ -201,6 +201,7 @@ class Job:
     """What one file tells: a run's rounds, attacked within one radius."""
 
     path: Path
+    names: list  # of the attacks
     config: RunConfig  # as it was trained
     tested: RunConfig  # as it is tested, at the radius
     radius: float | None  # None: its own
@@ -244,9 +245,9 @@ class Job:
         examples = min(args.examples, there)
         made_with = f"{'+'.join(names)}-{examples}{shown}"
         file = folder.path / f"attacked_evaluation-{made_with}.csv"
-        return cls(path, config, tested, radius, kept, rounds, examples, file)
+        return cls(path, names, config, tested, radius, kept, rounds, examples, file)
 
-    def made_before(self, names):
+    def made_before(self):
         """{round: row} that earlier calls have written, of rounds whose weights were kept.
 
         They are of these attacks, all numbers, and no older than the weights.
@@ -255,8 +256,8 @@ class Job:
             rows = read_csv(self.file)
         except UserError:
             return {}
-        columns = ["clean", "clean_of_examples", *names]
-        columns += [f"{name}_l2" for name in names if not has_radius(name)]
+        columns = ["clean", "clean_of_examples", *self.names]
+        columns += [f"{name}_l2" for name in self.names if not has_radius(name)]
         rows = {
             row["round"]: row
             for row in rows
@@ -278,9 +279,9 @@ class Job:
             self.tested, "pgd" if name == "autoattack" else name, colour, test=True
         )
 
-    def steps(self, names):
+    def steps(self):
         """About how many gradients a round takes."""
-        return self.examples * sum(self.steps_of(name) for name in names)
+        return self.examples * sum(self.steps_of(name) for name in self.names)
 
     def steps_of(self, name):
         """About how many gradients of an image an attack takes."""
@@ -289,9 +290,9 @@ class Job:
         values = dict(self.settings(name).values)
         return values.get("attack_steps", 1) * values.get("restarts", 1)
 
-    def warnings(self, names):
+    def warnings(self):
         """Notes on attacks whose steps are too short for their radius."""
-        for name in names:
+        for name in self.names:
             settings = None if name == "autoattack" else self.settings(name)
             if settings and (far := too_short(settings)):
                 what = f"{name} at epsilon {settings.epsilon:.3g}: its steps go {far:.3g} far"
@@ -304,7 +305,7 @@ def is_number(value):
     return isinstance(value, int | float) and math.isfinite(value)
 
 
-def attack_run(job, rounds, found, dataset, names, args, device, told):
+def attack_run(job, rounds, found, dataset, args, device, told):
     """Attack the networks of these rounds of a Job; prints their rows and adds them to `found`.
 
     found: {round: row}. The table is written after each round: a stopped call loses one at most.
@@ -320,16 +321,16 @@ def attack_run(job, rounds, found, dataset, names, args, device, told):
             told.reach(begin + steps)
 
         row = {"round": n, "density": job.kept[n]}
-        row |= evaluate_net(net.to(device), job, dataset, names, device, reach)
+        row |= evaluate_net(net.to(device), job, dataset, device, reach)
         found[n] = row
         write_csv(job.file, [found[at] for at in sorted(found)])
         shown = ", ".join(f"{name} {value:.4g}" for name, value in row.items())
         radius = "" if job.radius is None else f" epsilon {job.radius:g}:"
         say(f"{job.path}{radius} {shown}")
-        reach(job.steps(names))
+        reach(job.steps())
 
 
-def evaluate_net(net, job, dataset, names, device, reach=lambda steps: None):
+def evaluate_net(net, job, dataset, device, reach=lambda steps: None):
     """Percent of the test images that a network classifies correctly, as they are and attacked.
 
     Clean ones: of all, and of the job's `examples` that each attack is tried on; with the mean L2
@@ -341,7 +342,7 @@ def evaluate_net(net, job, dataset, names, device, reach=lambda steps: None):
     x, y = test[chosen.to(device)], labels[chosen.to(device)]
     result = {"clean": accuracy(net, test, labels), "clean_of_examples": accuracy(net, x, y)}
     colour, before = dataset.in_shape[0] == 3, 0
-    for name in names:
+    for name in job.names:
         settings, weight = job.settings(name, colour), job.steps_of(name)
         if name == "autoattack":
             result[name] = autoattack(net, x, y, settings.epsilon, dataset.num_classes)

@@ -474,7 +474,7 @@ def test_more_random_starts_are_not_more_steps(tmp_path, capsys):
     """Defect: --eval_steps=120 was advised, and then 360."""
     flags = {"attack": "pgd", "mix_ratio": 0.5}
     runs = [resolve(flags | {"restarts": count}, (1, 28, 28)) for count in (1, 3)]
-    jobs = [robustness.Job(None, run, run, None, {}, [], 10, None) for run in runs]
+    jobs = [robustness.Job(None, ["pgd"], run, run, None, {}, [], 10, None) for run in runs]
     (line,) = robustness.uneven(jobs, ["pgd"])
     assert "1 or 3 random starts" in line and "steps" not in line
     assert "3 random starts" in drawn.attack_in_words(runs[1], "pgd", False)
