@@ -1,13 +1,14 @@
 """What the code of Cosentino et al. 2019 does and their paper does not say, one thing at a time.
 
     python -m experiments.cosentino_code --attack=fgsm --seed 0 1 2 -o cosentino-code.csv
+    python -m experiments.cosentino_code --prune_iterations=4 --variants=1 -o cosentino-code.csv
 
 Their code (github.com/justincosentino/robust-sparse-networks) trains on labels smoothed by 0.1; its
 attacks, cleverhans 3's, are against the label that the net predicts, in training and in testing; it
 does not normalise pixels; and 60 clean images go with the same 60 attacked, half of the loss each.
-This trains the dense net so, and with each of the first three as main.py does it. A plain loop in
-torch, as what is tried here are no flags of main.py. A row of the table is a net; one that stands
-in it already is not trained again.
+This trains the dense net so (tickets too, if more rounds are asked for), and with each of the first
+three as main.py does it. A plain loop in torch, as what is tried here are no flags of main.py. A row
+of the table is a net; what stands in it already is not trained again.
 """
 
 import itertools
@@ -21,6 +22,7 @@ from tqdm import tqdm
 import archs
 import attacks
 import data
+import pruning
 from config import PRESETS, attack_settings, resolve
 from engine.machine import flush_denormals, set_threads
 from store.files import check_writable, read_csv, write_csv
@@ -55,8 +57,10 @@ def attacked(net, images, labels, choice, settings, draws):
     return settings.entry().make(net, images, labels, settings, lambda restart: starts)
 
 
-def train(dataset, choice, config, settings):
-    """The dense net, trained for config.end_iter epochs by the choices (a dict of CHOICES)."""
+def train(dataset, choice, config, settings, masks):
+    """The net of theta_0 under the masks, trained for config.end_iter epochs by the choices (a dict
+    of CHOICES).
+    """
     chosen, _ = data.split(len(dataset.train_labels), config.val_fraction, config.seed)
     images, labels = tensors(dataset.train_images[chosen], dataset.train_labels[chosen])
     stats = data.channel_stats(dataset.train_images[chosen])
@@ -64,6 +68,8 @@ def train(dataset, choice, config, settings):
         stats = ([0.0] * len(stats[0]), [1.0] * len(stats[1]))
     size = (dataset.in_shape, dataset.num_classes)
     net = archs.build(config.arch_type, *size, stats, "glorot_uniform", config.seed)
+    weights = dict(net.named_parameters())
+    keep_to(masks, weights)
     optimizer = torch.optim.Adam(net.parameters(), lr=config.lr)
     smoothing = SMOOTHING if choice["trained_for"] == "smoothed labels" else 0.0
     draws = generator(config.seed, "starts")
@@ -76,7 +82,15 @@ def train(dataset, choice, config, settings):
             optimizer.zero_grad()
             loss.backward()
             optimizer.step()
+            keep_to(masks, weights)
     return net
+
+
+def keep_to(masks, weights):
+    """Set what the masks have pruned to 0, in place."""
+    with torch.no_grad():
+        for name, mask in masks.items():
+            weights[name].mul_(mask)
 
 
 def tensors(images, labels):
@@ -101,26 +115,40 @@ def work(args):
     flush_denormals()
     set_threads(1)
     given = PRESETS["cosentino"] | {"dataset": args.dataset, "attack": args.attack}
+    given["prune_iterations"] = args.prune_iterations
     given |= {} if args.end_iter is None else {"end_iter": args.end_iter}
     dataset = data.load(args.dataset, args.data_dir)
     if not 1 <= args.variants <= len(variants()):
         raise UserError(f"--variants={args.variants}: 1 to {len(variants())} are right")
-    names = ("attack", *CHOICES, "seed", "end_iter", "dataset")
+    names = ("attack", *CHOICES, "seed", "end_iter", "dataset", "round")
     rows = read_csv(args.output)
     if Path(args.output).exists() and not (rows and set(names) <= set(rows[0])):
         raise UserError(f"{args.output} is no table of this experiment: name another file")
     for seed, choice in itertools.product(args.seed, variants()[: args.variants]):
         config = resolve(given | {"seed": seed}, dataset.in_shape)
         settings = attack_settings(config, args.attack, dataset.in_shape[0] > 1)
-        row = {"attack": args.attack, **choice, "seed": seed, "end_iter": config.end_iter}
-        row |= {"dataset": args.dataset}
-        if any(row.items() <= other.items() for other in read_csv(args.output)):
-            continue
-        net = train(dataset, choice, config, settings)
-        row |= tested(net, dataset, choice, settings, seed)
-        print(", ".join(f"{name} {value}" for name, value in row.items()), flush=True)
-        # another process may have added its own meanwhile
-        write_csv(args.output, [*read_csv(args.output), row])
+        run = {"attack": args.attack, **choice, "seed": seed, "end_iter": config.end_iter}
+        run |= {"dataset": args.dataset}
+        left = [n for n in range(config.prune_iterations) if not stands(args.output, run, n)]
+        masks = {}
+        for number in range(max(left, default=-1) + 1):
+            net = train(dataset, choice, config, settings, masks)
+            masks = masks or pruning.ones(net)
+            kept, total = pruning.counts(masks)
+            row = run | {"round": number, "density": kept / total}
+            row |= tested(net, dataset, choice, settings, seed)
+            if number in left:
+                print(", ".join(f"{name} {value}" for name, value in row.items()), flush=True)
+                # another process may have added its own meanwhile
+                write_csv(args.output, [*read_csv(args.output), row])
+            weights = dict(net.named_parameters())
+            rates = (config.prune_percent, config.prune_scope, config.output_prune_percent)
+            masks = pruning.prune(weights, masks, *rates)
+
+
+def stands(path, run, number):
+    """Whether the table at `path` has that round of a run (a dict of its columns)."""
+    return any((run | {"round": number}).items() <= row.items() for row in read_csv(path))
 
 
 def main(argv=None):
@@ -134,6 +162,10 @@ def main(argv=None):
         "--variants", type=whole, default=5, metavar="N",
         help="their code; then with main.py's pixels, labels, labels attacked for; then with all "
         "three: the first N of these five (default: 5)",
+    )  # fmt: skip
+    parser.add_argument(
+        "--prune_iterations", type=whole, default=1, metavar="N",
+        help="rounds, the dense one included (default: 1)",
     )  # fmt: skip
     parser.add_argument("--end_iter", type=whole, help="epochs (default: the protocol's 36)")
     parser.add_argument("--dataset", default="mnist", help="the data set (default: mnist)")

@@ -4,8 +4,10 @@ import pandas as pd
 import pytest
 import torch
 
+import data
+import pruning
 from attacks import AttackSettings
-from config import PRESETS, resolve
+from config import PRESETS, attack_settings, resolve
 from experiments import cosentino_code
 from helpers import small_net
 from results import words
@@ -14,6 +16,7 @@ from results.page import fill
 from results.papers import COSENTINO, deviation, round_at
 from results.questions import QUESTIONS
 from results.table import shown_flags
+from store.files import read_csv
 from utils import UserError
 
 FGSM, PGD = "whitebox_fgsm_accuracy", "whitebox_pgd_accuracy"
@@ -205,6 +208,21 @@ def test_an_attack_on_predictions_is_another_only_where_they_are_wrong():
     assert torch.equal(same, right)
 
 
+def test_a_ticket_of_theirs_starts_from_theta_0_and_stays_under_its_masks():
+    config = resolve(PRESETS["cosentino"] | {"end_iter": 1, "dataset": "digits"}, (1, 28, 28))
+    settings, dataset = attack_settings(config, "fgsm", False), data.load("digits", "data")
+    choice = cosentino_code.variants()[0]
+    dense = cosentino_code.train(dataset, choice, config, settings, {})
+    ones = pruning.ones(dense)
+    again = cosentino_code.train(dataset, choice, config, settings, ones)
+    weights = dict(dense.named_parameters())
+    assert all(torch.equal(weights[name], w) for name, w in again.named_parameters())
+    masks = pruning.prune(weights, ones, 80.0)
+    ticket = dict(cosentino_code.train(dataset, choice, config, settings, masks).named_parameters())
+    for name, mask in masks.items():
+        assert not ticket[name][~mask].any() and not torch.equal(ticket[name], weights[name] * mask)
+
+
 def test_a_net_of_the_table_is_not_trained_again(tmp_path, capsys):
     table, other = tmp_path / "table.csv", tmp_path / "other.csv"
     flags = ["--dataset=digits", "--end_iter=1", "--variants=2", "-o"]
@@ -216,6 +234,10 @@ def test_a_net_of_the_table_is_not_trained_again(tmp_path, capsys):
     table.write_text("\n".join(first.splitlines()[:2]) + "\n")
     assert cosentino_code.main([*flags, str(table)]) == 0
     assert table.read_text() == first  # the same net
+    assert cosentino_code.main([*flags, str(table), "--prune_iterations=2", "--variants=1"]) == 0
+    (dense, ticket) = (row for row in read_csv(table) if row["pixels"] == "raw")
+    assert dense["density"] == 1 and ticket["density"] == pytest.approx(0.8, abs=1e-3)
+    assert first.splitlines() == table.read_text().splitlines()[:3]
     other.write_text("a,b\n1,2\n")
     assert cosentino_code.main([*flags, str(other)]) == 2
     assert "no table of this experiment" in capsys.readouterr().err

@@ -41,7 +41,8 @@ def stated(found):
         pairs |= {(row["difference"], row["interval"]) for row in saved["comparisons"]}
         pairs |= set(zip(study.lines["mean"], study.lines.interval, strict=True))
         pairs |= {(row["ours"], row["interval"]) for row in saved["paper"] if "interval" in row}
-    code = pd.read_csv(SOURCE / "cosentino-code.csv").groupby(["attack", *cosentino_code.CHOICES])
+    by = ["attack", *cosentino_code.CHOICES, "round"]
+    code = pd.read_csv(SOURCE / "cosentino-code.csv").groupby(by)
     for column in ("test_accuracy", "attacked_accuracy"):
         pairs |= {mean_and_interval(list(values)) for _, values in code[column]}
     pairs = {pair for pair in pairs if all(isinstance(v, float) and v == v for v in pair)}
