@@ -7,8 +7,8 @@ Their code (github.com/justincosentino/robust-sparse-networks) trains on labels 
 attacks, cleverhans 3's, are against the label that the net predicts, in training and in testing; it
 does not normalise pixels; and 60 clean images go with the same 60 attacked, half of the loss each.
 This trains the dense net so (tickets too, if more rounds are asked for), and with each of the first
-three as main.py does it. A plain loop in torch, as what is tried here are no flags of main.py. A row
-of the table is a net; what stands in it already is not trained again.
+three as main.py does it. A plain loop in torch: none of this is a flag of main.py. A row of the
+table is a net; what stands in it already is not trained again.
 """
 
 import itertools
