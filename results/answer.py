@@ -319,7 +319,9 @@ class Study:
             titles[name] = column_title(name)
         titles |= self.question.titles
         accuracies = {n: t for n, t in titles.items() if t and not n.endswith("_l2")}
-        here = [n for n in accuracies if n in self.table and self.table[n].notna().any()]
+        whole = self.reduced(self.table, PRIMARY)  # an attack may have been tried on few rounds
+        here = [n for n in accuracies if n in whole and whole[n].notna().any()]
+        here = list(dict.fromkeys([self.question.measure, *here]))
         return {n: accuracies[n] for n in here if n not in self.unlike}
 
     def flags_of(self, factor, word):

@@ -58,22 +58,24 @@ def own_radius(config, colour):
 
 
 def autoattacked(folder, config, colour):
-    """{round: (accuracy in percent, test images)} under AutoAttack within radius_of(config), of
-    the evaluation in a run folder that tried the most images; empty without one.
+    """{round: (accuracy in percent, test images)} under AutoAttack within radius_of(config).
+
+    Of the evaluations in a run folder, of each round the one that tried the most images.
     """
-    best, most, radius = {}, 0, radius_of(config, colour)
-    for path in sorted(folder.glob("attacked_evaluation-*.csv")):
+    best, radius = {}, radius_of(config, colour)
+    for path in folder.glob("attacked_evaluation-*.csv"):
         named = EVALUATION.fullmatch(path.name)
-        if not named or int(named[2]) <= most:
+        if not named:
             continue
         _, _, other = (named[3] or "").partition("-epsilon")
         tried = float(other) if other else own_radius(config, colour)
         if f"{tried:g}" != f"{radius:g}":  # as files have it in their names
             continue
         rows = read_csv(path)
-        if rows and all(is_accuracy(row.get("autoattack")) for row in rows):
-            most = int(named[2])
-            best = {row["round"]: (row["autoattack"], most) for row in rows}
+        if all(is_accuracy(row.get("autoattack")) for row in rows):
+            for row in rows:
+                found = (row["autoattack"], int(named[2]))
+                best[row["round"]] = max(best.get(row["round"], found), found, key=lambda f: f[1])
     return best
 
 

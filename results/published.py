@@ -81,35 +81,35 @@ def _with_last_iteration(table):
 
 
 def _with_autoattack(table):
-    """The table with the accuracies that attacks.py evaluate --attacks autoattack has found."""
-    column, files, found = "whitebox_autoattack_accuracy", {}, {}
-    for folder, kept in dict(zip(table.folder, table.save_weights, strict=True)).items():
-        if kept == "last":  # the other columns are of the best epoch's
-            files[folder] = {}
-            continue
-        # at the run's own radius; a file of another has it in its name
-        matches = [(EVALUATION.fullmatch(p.name), p) for p in Path(folder).glob("attacked_*.csv")]
-        files[folder] = {
-            int(match[2]): path
-            for match, path in matches
-            if match and not match[3] and "autoattack" in match[1].split("+")
-        }
-    counts = [set(sizes) for sizes in files.values() if sizes]
-    shared = set.intersection(*counts) if counts else set()  # compared on as many images
-    if counts and not shared:
-        print("note: these runs were tried by AutoAttack on other numbers of images: left out")
-    for folder, sizes in files.items():
-        if sizes and shared:
-            rows = read_csv(sizes[max(shared)])
+    """The table with the accuracies that attacks.py evaluate --attacks autoattack has found.
+
+    On one number of images, that by which the most nets were tried.
+    """
+    column, found = "whitebox_autoattack_accuracy", {}
+    kept = dict(zip(table.folder, table.save_weights, strict=True))
+    for folder in (name for name, weights in kept.items() if weights != "last"):
+        # the other columns are of the best epoch's; a file of another radius has it in its name
+        for path in Path(folder).glob("attacked_*.csv"):
+            match = EVALUATION.fullmatch(path.name)
+            if not match or match[3] or "autoattack" not in match[1].split("+"):
+                continue
+            rows = read_csv(path)
             if any(not isinstance(row.get("autoattack"), int | float) for row in rows):
                 right = "remove it and evaluate the run again"
-                raise UserError(f"{sizes[max(shared)]} has no accuracies of autoattack: {right}")
-            found |= {(folder, row["round"]): row["autoattack"] for row in rows}
+                raise UserError(f"{path} has no accuracies of autoattack: {right}")
+            tried = {(folder, row["round"]): row["autoattack"] for row in rows}
+            if tried:
+                found[int(match[2])] = found.get(int(match[2]), {}) | tried
     if not found:
         return table
+    runs = {size: {folder for folder, _ in tried} for size, tried in found.items()}
+    size = max(found, key=lambda size: (len(runs[size]), len(found[size]), size))
+    if others := set.union(*runs.values()) - runs[size]:
+        what = f"{len(others)} of these runs were tried by AutoAttack on other numbers of images"
+        print(f"note: {what} than {size}: left out")
     keys = list(zip(table.folder, table["round"], strict=True))
-    accuracy = pd.Series(map(found.get, keys), table.index, dtype=float)
-    examples = pd.Series(float(max(shared)), table.index).where(accuracy.notna())
+    accuracy = pd.Series(map(found[size].get, keys), table.index, dtype=float)
+    examples = pd.Series(float(size), table.index).where(accuracy.notna())
     return table.assign(**{column: accuracy, "autoattack_examples": examples})
 
 

@@ -109,7 +109,8 @@ def evaluate(args, progress=untold):
         for job in jobs:
             if left[job]:
                 dataset = load(placed(job.config), args.data_dir)
-                attack_run(job, left[job], found[job], dataset, args, device, told)
+                job.forget(left[job])  # a stopped call leaves none of them
+                found[job] |= attack_run(job, left[job], dataset, args, device, told)
     done = [job.evaluated(found[job]) for job in jobs]
     draw_all(done, names, Path(args.output), bool(args.epsilons), args.data_dir, say)
 
@@ -205,8 +206,8 @@ class Job:
     config: RunConfig  # as it was trained
     tested: RunConfig  # as it is tested, at the radius
     radius: float | None  # None: its own
-    kept: dict  # round -> density, of the rounds whose trained weights were kept
-    rounds: list  # those of them that are asked for
+    densities: dict  # round -> density, of the finished rounds
+    rounds: list  # those that are asked for; their trained weights were kept
     examples: int
     file: Path
 
@@ -229,11 +230,8 @@ class Job:
         elif "autoattack" in names and config.norm != "linf":
             what = f"--attacks autoattack is in linf, and {path} has an attack in {config.norm}"
             raise UserError(f"{what}: name a radius by --epsilon")
-        kept = {
-            row["round"]: row["density"]
-            for row in finished_rounds(folder)
-            if folder.weights(row["round"]).exists()
-        }
+        densities = {row["round"]: row["density"] for row in finished_rounds(folder)}
+        kept = [n for n in densities if folder.weights(n).exists()]
         if not kept:
             raise UserError(f"{path} keeps no trained weights: train it with --save_weights=best")
         for asked_for in args.rounds or ():
@@ -245,12 +243,12 @@ class Job:
         examples = min(args.examples, there)
         made_with = f"{'+'.join(names)}-{examples}{shown}"
         file = folder.path / f"attacked_evaluation-{made_with}.csv"
-        return cls(path, names, config, tested, radius, kept, rounds, examples, file)
+        return cls(path, names, config, tested, radius, densities, rounds, examples, file)
 
     def made_before(self):
-        """{round: row} that earlier calls have written, of rounds whose weights were kept.
+        """{round: row} that earlier calls have written, of these attacks.
 
-        They are of these attacks, all numbers, and no older than the weights.
+        They are of finished rounds, all numbers, and no older than the weights that are there.
         """
         try:
             rows = read_csv(self.file)
@@ -261,12 +259,24 @@ class Job:
         rows = {
             row["round"]: row
             for row in rows
-            if row.get("density") == self.kept.get(row.get("round"), math.nan)
+            if row.get("density") == self.densities.get(row.get("round"), math.nan)
             and all(is_number(row.get(name)) for name in columns)
         }
         weights = [RunFolder(self.path).weights(n) for n in rows]
-        newest = max((path.stat().st_mtime_ns for path in weights), default=0)
+        newest = max((path.stat().st_mtime_ns for path in weights if path.exists()), default=0)
         return rows if rows and self.file.stat().st_mtime_ns >= newest else {}
+
+    def forget(self, rounds):
+        """Take these rounds out of the table."""
+        found = {n: row for n, row in self.made_before().items() if n not in rounds}
+        if found:
+            self.write(found)
+        else:
+            self.file.unlink(missing_ok=True)
+
+    def write(self, found):
+        """Write {round: row} as the table."""
+        write_csv(self.file, [found[n] for n in sorted(found)])
 
     def evaluated(self, found):
         """What the figures are drawn from, of {round: row}."""
@@ -305,12 +315,13 @@ def is_number(value):
     return isinstance(value, int | float) and math.isfinite(value)
 
 
-def attack_run(job, rounds, found, dataset, args, device, told):
-    """Attack the networks of these rounds of a Job; prints their rows and adds them to `found`.
+def attack_run(job, rounds, dataset, args, device, told):
+    """Attack the networks of these rounds of a Job; prints, writes and returns their {round: row}.
 
-    found: {round: row}. The table is written after each round: a stopped call loses one at most.
+    The table is written after each round: a stopped call loses one at most.
     """
     set_threads(0, small=archs.is_small(job.config.arch_type))
+    made = {}
     for n in rounds:
         net, _, _ = load_ticket(job.path, n, args.data_dir)
         if all(getattr(module, "channels_last", True) for module in net.modules()):
@@ -320,14 +331,15 @@ def attack_run(job, rounds, found, dataset, args, device, told):
         def reach(steps, begin=begin):
             told.reach(begin + steps)
 
-        row = {"round": n, "density": job.kept[n]}
-        row |= evaluate_net(net.to(device), job, dataset, device, reach)
-        found[n] = row
-        write_csv(job.file, [found[at] for at in sorted(found)])
-        shown = ", ".join(f"{name} {value:.4g}" for name, value in row.items())
+        made[n] = {"round": n, "density": job.densities[n]}
+        made[n] |= evaluate_net(net.to(device), job, dataset, device, reach)
+        # another process may have attacked other rounds meanwhile
+        job.write(job.made_before() | made)
+        shown = ", ".join(f"{name} {value:.4g}" for name, value in made[n].items())
         radius = "" if job.radius is None else f" epsilon {job.radius:g}:"
         say(f"{job.path}{radius} {shown}")
         reach(job.steps())
+    return made
 
 
 def evaluate_net(net, job, dataset, device, reach=lambda steps: None):

@@ -187,11 +187,25 @@ def _surrogates(study):
 
 
 def _tried(study):
-    """On how many images AutoAttack's accuracies rest: fewer than the other attacks'."""
-    counts = study.table.get("autoattack_examples", pd.Series(dtype=float)).dropna().unique()
-    return [
-        f"AutoAttack tried {count:,.0f} test images of each net that it tried." for count in counts
-    ]
+    """On how many images AutoAttack's accuracies rest, fewer than the other attacks', and which
+    rounds of the answer it was not tried on.
+    """
+    column = "whitebox_autoattack_accuracy"
+    if not {column, "autoattack_examples"} <= {*study.table}:
+        return []
+    (count,) = study.table.autoattack_examples.dropna().unique()
+    lines = [f"AutoAttack tried {count:,.0f} test images of each net that it tried."]
+    runs = study.table.groupby("folder")[column].transform(lambda values: values.notna().any())
+    declared = pd.Series([*zip(study.table.block, study.table["round"], strict=True)])
+    declared = declared.map(lambda place: place[1] in study.rounds[place[0]]).to_numpy()
+    left = study.table[runs.to_numpy() & declared & study.table[column].isna().to_numpy()]
+    if len(left):
+        numbers = " ".join(map(str, sorted(left["round"].unique())))
+        right = "that lack one are not compared: attacks.py evaluate --rounds tries them"
+        lines.append(
+            f"Of some runs it did not try rounds {numbers}, which answers take in; runs {right}."
+        )
+    return lines
 
 
 def _censored(study):

@@ -2,6 +2,7 @@
 
 import math
 import os
+import re
 import shutil
 
 import numpy as np
@@ -230,8 +231,26 @@ def test_rounds_are_attacked_by_themselves_and_a_stopped_call_goes_on(folder, ca
     assert evaluate(*flags) == 130 and [row["round"] for row in read_csv(file)] == [0]
     monkeypatch.setattr(robustness, "evaluate_net", counted)
     assert evaluate(*flags) == 0 and len(attacked) == 2 and file.read_text() == whole
+    wrong = re.sub(r"[^,\n]+$", "77", whole, flags=re.M).replace("77", "fgsm", 1)
+    file.write_text(wrong)
+    attacked.clear()
+    monkeypatch.setattr(robustness, "evaluate_net", stopped)
+    assert evaluate(*flags, "--force") == 130 and "77" not in file.read_text()
+    monkeypatch.setattr(robustness, "evaluate_net", counted)
+    assert evaluate(*flags) == 0 and file.read_text() == whole
+
+    def with_another(*args):
+        monkeypatch.setattr(robustness, "evaluate_net", once)
+        assert evaluate(*flags, "--rounds", 0) == 0  # as another process would
+        return once(*args)
+
+    file.unlink()
+    monkeypatch.setattr(robustness, "evaluate_net", with_another)
+    assert evaluate(*flags, "--rounds", 1) == 0 and file.read_text() == whole
+    (folder / "weights" / "round_01.safetensors").unlink()
+    assert evaluate(*flags, "--force") == 0 and file.read_text() == whole  # 1 cannot be made again
     capsys.readouterr()
-    wrong = {"2": "no weights of round 2: it has those of 0, 1", "1 1": "each round once"}
+    wrong = {"2": "no weights of round 2: it has those of 0", "1 1": "each round once"}
     for rounds, words in (wrong | {"-1": "of round -1", "x": "'x' is not a whole"}).items():
         assert evaluate(*flags, "--rounds", *rounds.split()) == 2
         assert words in capsys.readouterr().err and file.read_text() == whole
