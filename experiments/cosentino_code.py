@@ -5,12 +5,15 @@
 
 Their code (github.com/justincosentino/robust-sparse-networks) trains on labels smoothed by 0.1; its
 attacks, cleverhans 3's, are against the label that the net predicts, in training and in testing; it
-does not normalise pixels; and 60 clean images go with the same 60 attacked, half of the loss each.
-This trains the dense net so (tickets too, if more rounds are asked for), and with each of the first
-three as main.py does it. A plain loop in torch: none of this is a flag of main.py. A row of the
-table is a net; what stands in it already is not trained again.
+does not normalise pixels; 60 clean images go with the same 60 attacked, half of the loss each; the
+initial weights are Glorot's uniform ones, the last ones are tested; and its pruned nets start from
+the weights of the trained dense net, which it takes for the initial ones. This trains the dense net
+so (pruned ones too, if more rounds are asked for), and with each of the first three as main.py has
+it. A plain loop in torch: none of this is a flag of main.py. A row of the table is a net; what
+stands in it already is not trained again.
 """
 
+import copy
 import itertools
 import sys
 from pathlib import Path
@@ -57,9 +60,10 @@ def attacked(net, images, labels, choice, settings, draws):
     return settings.entry().make(net, images, labels, settings, lambda restart: starts)
 
 
-def train(dataset, choice, config, settings, masks):
-    """The net of theta_0 under the masks, trained for config.end_iter epochs by the choices (a dict
-    of CHOICES).
+def train(dataset, choice, config, settings, masks, start):
+    """A net under the masks, trained for config.end_iter epochs by the choices (a dict of CHOICES).
+
+    It starts from the weights `start` (a dict), or from theta_0 where there are none.
     """
     chosen, _ = data.split(len(dataset.train_labels), config.val_fraction, config.seed)
     images, labels = tensors(dataset.train_images[chosen], dataset.train_labels[chosen])
@@ -68,6 +72,8 @@ def train(dataset, choice, config, settings, masks):
         stats = ([0.0] * len(stats[0]), [1.0] * len(stats[1]))
     size = (dataset.in_shape, dataset.num_classes)
     net = archs.build(config.arch_type, *size, stats, "glorot_uniform", config.seed)
+    if start:
+        net.load_state_dict(start)
     weights = dict(net.named_parameters())
     keep_to(masks, weights)
     optimizer = torch.optim.Adam(net.parameters(), lr=config.lr)
@@ -117,26 +123,29 @@ def work(args):
     given = PRESETS["cosentino"] | {"dataset": args.dataset, "attack": args.attack}
     given["prune_iterations"] = args.prune_iterations
     given |= {} if args.end_iter is None else {"end_iter": args.end_iter}
-    dataset = data.load(args.dataset, args.data_dir)
     if not 1 <= args.variants <= len(variants()):
         raise UserError(f"--variants={args.variants}: 1 to {len(variants())} are right")
-    names = ("attack", *CHOICES, "seed", "end_iter", "dataset", "round")
+    dataset = data.load(args.dataset, args.data_dir)
+    configs = [resolve(given | {"seed": seed}, dataset.in_shape) for seed in args.seed]
+    names = ("attack", *CHOICES, "seed", "end_iter", "dataset", "start", "round")
     rows = read_csv(args.output)
     if Path(args.output).exists() and not (rows and set(names) <= set(rows[0])):
         raise UserError(f"{args.output} is no table of this experiment: name another file")
-    for seed, choice in itertools.product(args.seed, variants()[: args.variants]):
-        config = resolve(given | {"seed": seed}, dataset.in_shape)
+    for config, choice in itertools.product(configs, variants()[: args.variants]):
         settings = attack_settings(config, args.attack, dataset.in_shape[0] > 1)
-        run = {"attack": args.attack, **choice, "seed": seed, "end_iter": config.end_iter}
-        run |= {"dataset": args.dataset}
+        run = {"attack": args.attack, **choice, "seed": config.seed}
+        run |= {"end_iter": config.end_iter}
+        run |= {"dataset": args.dataset, "start": "theta_0" if args.rewind else "trained"}
         left = [n for n in range(config.prune_iterations) if not stands(args.output, run, n)]
-        masks = {}
+        masks, start = {}, {}
         for number in range(max(left, default=-1) + 1):
-            net = train(dataset, choice, config, settings, masks)
-            masks = masks or pruning.ones(net)
+            net = train(dataset, choice, config, settings, masks, start)
+            if number == 0:
+                masks = pruning.ones(net)
+                start = {} if args.rewind else copy.deepcopy(net.state_dict())
             kept, total = pruning.counts(masks)
             row = run | {"round": number, "density": kept / total}
-            row |= tested(net, dataset, choice, settings, seed)
+            row |= tested(net, dataset, choice, settings, config.seed)
             if number in left:
                 print(", ".join(f"{name} {value}" for name, value in row.items()), flush=True)
                 # another process may have added its own meanwhile
@@ -148,7 +157,10 @@ def work(args):
 
 def stands(path, run, number):
     """Whether the table at `path` has that round of a run (a dict of its columns)."""
-    return any((run | {"round": number}).items() <= row.items() for row in read_csv(path))
+    run = run | {"round": number}
+    if number == 0:  # the dense net is the same, wherever its tickets start
+        del run["start"]
+    return any(run.items() <= row.items() for row in read_csv(path))
 
 
 def main(argv=None):
@@ -167,6 +179,8 @@ def main(argv=None):
         "--prune_iterations", type=whole, default=1, metavar="N",
         help="rounds, the dense one included (default: 1)",
     )  # fmt: skip
+    what = "rewind pruned nets to theta_0 (default: to the trained dense net's weights, as they do)"
+    parser.add_argument("--rewind", action="store_true", help=what)
     parser.add_argument("--end_iter", type=whole, help="epochs (default: the protocol's 36)")
     parser.add_argument("--dataset", default="mnist", help="the data set (default: mnist)")
     parser.add_argument("--data_dir", default="data", help="where it is (default: data)")

@@ -12,7 +12,9 @@ robust --attack=fgsm --attack_rate=0
 robust --attack=fgsm
 robust --attack=pgd
 case $SCALE in smoke | small) robust --attack=pgd --attack_mode=trades ;; esac
-if [ -n "${AUTOATTACK:-}" ]; then # up to a minute a round: so many test images, some rounds
+# up to a minute a round: on so many test images, of AUTOATTACK_ROUNDS (all those with 50 to 5 % of
+# the weights, which the answer takes in) or of all rounds
+if [ -n "${AUTOATTACK:-}" ]; then
     call attacks.py evaluate "$RUNS"/robust/*-lt-* "$RUNS"/robust/*-reinit-* --attacks autoattack \
         --examples="$AUTOATTACK" ${AUTOATTACK_ROUNDS:+--rounds $AUTOATTACK_ROUNDS} \
         --data_dir="$DATA_DIR"

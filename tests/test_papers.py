@@ -208,19 +208,23 @@ def test_an_attack_on_predictions_is_another_only_where_they_are_wrong():
     assert torch.equal(same, right)
 
 
-def test_a_ticket_of_theirs_starts_from_theta_0_and_stays_under_its_masks():
+def test_a_ticket_of_theirs_starts_where_it_is_told_and_stays_under_its_masks():
     config = resolve(PRESETS["cosentino"] | {"end_iter": 1, "dataset": "digits"}, (1, 28, 28))
     settings, dataset = attack_settings(config, "fgsm", False), data.load("digits", "data")
-    choice = cosentino_code.variants()[0]
-    dense = cosentino_code.train(dataset, choice, config, settings, {})
-    ones = pruning.ones(dense)
-    again = cosentino_code.train(dataset, choice, config, settings, ones)
-    weights = dict(dense.named_parameters())
-    assert all(torch.equal(weights[name], w) for name, w in again.named_parameters())
+    given = (dataset, cosentino_code.variants()[0], config, settings)
+
+    def trained(masks, start):
+        return dict(cosentino_code.train(*given, masks, start).state_dict())
+
+    dense = cosentino_code.train(*given, {}, {})
+    weights, ones = dense.state_dict(), pruning.ones(dense)
+    again = trained(ones, {})
+    assert all(torch.equal(weights[name], again[name]) for name in ones)
     masks = pruning.prune(weights, ones, 80.0)
-    ticket = dict(cosentino_code.train(dataset, choice, config, settings, masks).named_parameters())
+    rewound, further = trained(masks, {}), trained(masks, weights)
     for name, mask in masks.items():
-        assert not ticket[name][~mask].any() and not torch.equal(ticket[name], weights[name] * mask)
+        assert not rewound[name][~mask].any() and not further[name][~mask].any()
+        assert not torch.equal(rewound[name], further[name])
 
 
 def test_a_net_of_the_table_is_not_trained_again(tmp_path, capsys):
@@ -238,6 +242,14 @@ def test_a_net_of_the_table_is_not_trained_again(tmp_path, capsys):
     (dense, ticket) = (row for row in read_csv(table) if row["pixels"] == "raw")
     assert dense["density"] == 1 and ticket["density"] == pytest.approx(0.8, abs=1e-3)
     assert first.splitlines() == table.read_text().splitlines()[:3]
+    assert ticket["start"] == "trained"
+    rewind = [*flags, str(table), "--prune_iterations=2", "--variants=1", "--rewind"]
+    assert cosentino_code.main(rewind) == 0
+    assert [row["start"] for row in read_csv(table)][2:] == ["trained", "theta_0"]
+    whole = table.read_text()
+    assert cosentino_code.main([*flags, str(table), "--seed", "3", "-1"]) == 2
+    assert table.read_text() == whole  # seed 3 was not trained
+    capsys.readouterr()
     other.write_text("a,b\n1,2\n")
     assert cosentino_code.main([*flags, str(other)]) == 2
     assert "no table of this experiment" in capsys.readouterr().err

@@ -863,3 +863,15 @@ def test_autoattack_of_the_last_weights_stands_beside_no_column_of_the_best(tmp_
         write_csv(run / "attacked_evaluation-autoattack-200.csv", rows)
         table = published.gather([f"{tmp_path / kept}/*"]).table
         assert ("whitebox_autoattack_accuracy" in table) == (kept == "best")
+
+
+def test_autoattack_is_compared_where_it_tried_the_most_nets(tmp_path):
+    """Defect: one round on more images stood in place of a whole table."""
+    run = fake_run(tmp_path / "runs", [90.0] * 5)
+    rows = [{"round": n, "density": d, "autoattack": 5.0} for n, d in enumerate(DENSITIES)]
+    write_csv(run / "attacked_evaluation-autoattack-200.csv", rows)
+    write_csv(run / "attacked_evaluation-autoattack-300.csv", rows[:1])
+    write_csv(run / "attacked_evaluation-fgsm+autoattack-200.csv", rows[:1])
+    table = published.gather([f"{tmp_path / 'runs'}/*"]).table
+    assert table.whitebox_autoattack_accuracy.tolist() == [5.0] * 5
+    assert set(table.autoattack_examples) == {200}

@@ -43,8 +43,10 @@ def stated(found):
         pairs |= {(row["ours"], row["interval"]) for row in saved["paper"] if "interval" in row}
     by = ["attack", *cosentino_code.CHOICES, "round"]
     code = pd.read_csv(SOURCE / "cosentino-code.csv").groupby(by)
-    for column in ("test_accuracy", "attacked_accuracy"):
-        pairs |= {mean_and_interval(list(values)) for _, values in code[column]}
+    dense = pd.read_csv(SOURCE / "cosentino-dense.csv").groupby("flags")
+    for table, attacked in ((code, "attacked_accuracy"), (dense, "whitebox_fgsm_accuracy")):
+        for column in ("test_accuracy", attacked):
+            pairs |= {mean_and_interval(list(values)) for _, values in table[column]}
     pairs = {pair for pair in pairs if all(isinstance(v, float) and v == v for v in pair)}
     return {plain(amount(*pair, digits=digits)) for pair in pairs for digits in (1, 2, 3)}
 

@@ -309,6 +309,17 @@ def test_what_only_some_arms_were_tried_by_is_not_compared():
         assert "AutoAttack tried 20 test images of each net that it tried." in saved["details"]
 
 
+def test_rounds_that_autoattack_did_not_try_are_named_and_not_compared():
+    """Defect: a table of some rounds was told as having nothing to compare."""
+    table = accuracies(blank(), np.random.default_rng(0)).assign(autoattack_examples=20.0)
+    for tried, named in (([0, 1, 2, 3, 4], ""), ([0, 2], " 1 3 "), ([2, 3, 4], " 1,")):
+        here = pd.Series(30.0, table.index).where(table["round"].isin(tried))
+        details = answered("1", table.assign(whitebox_autoattack_accuracy=here))["details"]
+        lines = [line for line in details if "did not try rounds" in line]
+        assert bool(lines) == bool(named) == (not any("AUTOATTACK" in line for line in details))
+        assert not lines or named in lines[0], lines
+
+
 def test_networks_within_several_radii_are_not_compared_with_each_other():
     """Defect: question 4 looked at the radii within each network only."""
     arms = [{"attack": "fgsm", "mix_ratio": rate} for rate in (0.0, 0.5)]
