@@ -28,6 +28,7 @@ import data
 import pruning
 from config import PRESETS, attack_settings, resolve
 from engine.machine import flush_denormals, set_threads
+from results.ticket import to_float
 from store.files import check_writable, read_csv, write_csv
 from utils import OneLineParser, UserError, generator, permutation, whole
 
@@ -66,7 +67,8 @@ def train(dataset, choice, config, settings, masks, start):
     It starts from the weights `start` (a dict), or from theta_0 where there are none.
     """
     chosen, _ = data.split(len(dataset.train_labels), config.val_fraction, config.seed)
-    images, labels = tensors(dataset.train_images[chosen], dataset.train_labels[chosen])
+    images = to_float(dataset.train_images[chosen], "cpu")
+    labels = torch.from_numpy(dataset.train_labels[chosen])
     stats = data.channel_stats(dataset.train_images[chosen])
     if choice["pixels"] == "raw":
         stats = ([0.0] * len(stats[0]), [1.0] * len(stats[1]))
@@ -99,14 +101,10 @@ def keep_to(masks, weights):
             weights[name].mul_(mask)
 
 
-def tensors(images, labels):
-    """uint8 images and labels, as arrays -> float images in [0, 1] and labels, as tensors."""
-    return torch.from_numpy(images).float() / 255, torch.from_numpy(labels)
-
-
 def tested(net, dataset, choice, settings, seed):
     """Accuracy in percent on all test images, clean and attacked as the net was trained."""
-    images, labels = tensors(dataset.test_images, dataset.test_labels)
+    images = to_float(dataset.test_images, "cpu")
+    labels = torch.from_numpy(dataset.test_labels)
     moved = attacked(net, images, labels, choice, settings, generator(seed, "test starts"))
     shares = [attacks.is_correct(net, each, labels).double().mean() for each in (images, moved)]
     return {
@@ -133,10 +131,14 @@ def work(args):
         raise UserError(f"{args.output} is no table of this experiment: name another file")
     for config, choice in itertools.product(configs, variants()[: args.variants]):
         settings = attack_settings(config, args.attack, dataset.in_shape[0] > 1)
-        run = {"attack": args.attack, **choice, "seed": config.seed}
-        run |= {"end_iter": config.end_iter}
-        run |= {"dataset": args.dataset, "start": "theta_0" if args.rewind else "trained"}
-        left = [n for n in range(config.prune_iterations) if not stands(args.output, run, n)]
+        run = {"attack": args.attack, **choice, "seed": config.seed, "end_iter": config.end_iter}
+        run |= {"dataset": args.dataset}
+        starts = ["theta_0"] + ["theta_0" if args.rewind else "trained"] * args.prune_iterations
+        nets = [
+            run | {"start": starts[number], "round": number}
+            for number in range(config.prune_iterations)
+        ]
+        left = [number for number, net in enumerate(nets) if not stands(args.output, net)]
         masks, start = {}, {}
         for number in range(max(left, default=-1) + 1):
             net = train(dataset, choice, config, settings, masks, start)
@@ -144,7 +146,7 @@ def work(args):
                 masks = pruning.ones(net)
                 start = {} if args.rewind else copy.deepcopy(net.state_dict())
             kept, total = pruning.counts(masks)
-            row = run | {"round": number, "density": kept / total}
+            row = nets[number] | {"density": kept / total}
             row |= tested(net, dataset, choice, settings, config.seed)
             if number in left:
                 print(", ".join(f"{name} {value}" for name, value in row.items()), flush=True)
@@ -155,12 +157,9 @@ def work(args):
             masks = pruning.prune(weights, masks, *rates)
 
 
-def stands(path, run, number):
-    """Whether the table at `path` has that round of a run (a dict of its columns)."""
-    run = run | {"round": number}
-    if number == 0:  # the dense net is the same, wherever its tickets start
-        del run["start"]
-    return any(run.items() <= row.items() for row in read_csv(path))
+def stands(path, net):
+    """Whether the table at `path` has a net (a dict of the columns that name it)."""
+    return any(net.items() <= row.items() for row in read_csv(path))
 
 
 def main(argv=None):

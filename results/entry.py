@@ -63,7 +63,7 @@ def autoattacked(folder, config, colour):
     Of the evaluations in a run folder, of each round the one that tried the most images.
     """
     best, radius = {}, radius_of(config, colour)
-    for path in folder.glob("attacked_evaluation-*.csv"):
+    for path in sorted(folder.glob("attacked_evaluation-*.csv")):
         named = EVALUATION.fullmatch(path.name)
         if not named:
             continue

@@ -26,7 +26,7 @@ from results.robustness_figures import Evaluated, draw_all, too_short
 from results.table import begun, expand
 from results.ticket import finished_rounds, load_data, load_ticket, to_float
 from store.files import read_csv, write_csv
-from store.runfolder import RunFolder
+from store.runfolder import RunFolder, are_numbers
 from store.saved import saved_run
 from utils import Lazy, OneLineParser, UserError, choose, eval_examples, number, show, whole
 
@@ -109,7 +109,8 @@ def evaluate(args, progress=untold):
         for job in jobs:
             if left[job]:
                 dataset = load(placed(job.config), args.data_dir)
-                job.forget(left[job])  # a stopped call leaves none of them
+                if args.force:
+                    job.forget(left[job])  # so a stopped call leaves none of them
                 found[job] |= attack_run(job, left[job], dataset, args, device, told)
     done = [job.evaluated(found[job]) for job in jobs]
     draw_all(done, names, Path(args.output), bool(args.epsilons), args.data_dir, say)
@@ -260,7 +261,7 @@ class Job:
             row["round"]: row
             for row in rows
             if row.get("density") == self.densities.get(row.get("round"), math.nan)
-            and all(is_number(row.get(name)) for name in columns)
+            and are_numbers(row, columns)
         }
         weights = [RunFolder(self.path).weights(n) for n in rows]
         newest = max((path.stat().st_mtime_ns for path in weights if path.exists()), default=0)
@@ -308,11 +309,6 @@ class Job:
                 what = f"{name} at epsilon {settings.epsilon:.3g}: its steps go {far:.3g} far"
                 right = "take more by --eval_steps, such as --eval_steps=40"
                 yield f"warning: {what}, so the accuracy overstates robustness; {right}"
-
-
-def is_number(value):
-    """Whether a cell of a table is one, and finite."""
-    return isinstance(value, int | float) and math.isfinite(value)
 
 
 def attack_run(job, rounds, dataset, args, device, told):

@@ -1,7 +1,5 @@
 """What a Study found, in words and tables: nothing here computes a statistic."""
 
-import pandas as pd
-
 from results.answer import ODDS, OWN, POINTS, PRIMARY, SECOND, in_words
 from results.declared import MARGIN
 from results.papers import in_a_line
@@ -180,8 +178,7 @@ def _surrogates(study):
         shared += " say nothing of another surrogate."
         each = "Each seed has a surrogate and attacked images of its own (--attack_seed=seed)."
         said.setdefault(each if own else shared, []).append(block)
-    everywhere = [[*study.rounds]]  # then nothing needs naming
-    if [*said.values()] == everywhere:
+    if [*map(set, said.values())] == [set(study.rounds)]:  # then nothing needs naming
         return [*said]
     return [f"{', '.join(blocks)}: {line}" for line, blocks in said.items()]
 
@@ -193,29 +190,34 @@ def _tried(study):
     column = "whitebox_autoattack_accuracy"
     if not {column, "autoattack_examples"} <= {*study.table}:
         return []
-    (count,) = study.table.autoattack_examples.dropna().unique()
-    lines = [f"AutoAttack tried {count:,.0f} test images of each net that it tried."]
-    runs = study.table.groupby("folder")[column].transform(lambda values: values.notna().any())
-    declared = pd.Series([*zip(study.table.block, study.table["round"], strict=True)])
-    declared = declared.map(lambda place: place[1] in study.rounds[place[0]]).to_numpy()
-    left = study.table[runs.to_numpy() & declared & study.table[column].isna().to_numpy()]
-    if len(left):
-        numbers = " ".join(map(str, sorted(left["round"].unique())))
-        right = "that lack one are not compared: attacks.py evaluate --rounds tries them"
+    # none, where the runs that it tried are left out
+    counts = study.table.autoattack_examples.dropna().unique()
+    lines = [
+        f"AutoAttack tried {count:,.0f} test images of each net that it tried." for count in counts
+    ]
+    rows = _declared_rows(study)
+    tried = rows.folder.isin(study.table.folder[study.table[column].notna()])
+    left = sorted(rows["round"][tried & rows[column].isna()].unique())
+    if left:
+        numbers, right = " ".join(map(str, left)), "attacks.py evaluate --rounds tries them"
         lines.append(
-            f"Of some runs it did not try rounds {numbers}, which answers take in; runs {right}."
+            f"Of some runs it did not try rounds {numbers}, which answers take in; runs that lack "
+            f"one are not compared: {right}."
         )
     return lines
+
+
+def _declared_rows(study):
+    """The rows of the rounds that answers take in."""
+    places = zip(study.table["round"], study.table.block, strict=True)
+    return study.table[[number in study.rounds[block] for number, block in places]]
 
 
 def _censored(study):
     """Where early stopping is at the last validation, so that nets are not trained to their end."""
     if "last_iteration" not in study.table:
         return []
-    table = study.table
-    places = zip(table["round"], table.block, strict=True)
-    declared = [number in study.rounds[block] for number, block in places]
-    rows = table[declared]
+    rows = _declared_rows(study)
     late = (rows.early_stop_iteration >= rows.last_iteration).groupby(
         in_words(rows, [*study.words])
     )

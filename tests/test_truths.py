@@ -318,6 +318,8 @@ def test_rounds_that_autoattack_did_not_try_are_named_and_not_compared():
         lines = [line for line in details if "did not try rounds" in line]
         assert bool(lines) == bool(named) == (not any("AUTOATTACK" in line for line in details))
         assert not lines or named in lines[0], lines
+    none = table.assign(whitebox_autoattack_accuracy=float("nan"), autoattack_examples=float("nan"))
+    assert not any("AutoAttack" in line for line in answered("1", none)["details"])
 
 
 def test_networks_within_several_radii_are_not_compared_with_each_other():
