@@ -26,19 +26,25 @@ USED |= {"device", "gpu", "threads", "data_dir", "cache_dir"}
 
 def main(argv=None):
     """Evaluate tickets or export images as the command line says; returns the exit code."""
-    parser = OneLineParser(prog="attacks.py", description="Attack saved tickets, or data sets.")
-    commands = parser.add_subparsers(required=True, metavar="evaluate|export")
-    robustness.add_command(commands, Progress)
-    add_export(commands)
+    parser, commands = make_parsers()
 
     def read(argv):
         args, rest = parser.parse_known_args(argv)
         if rest and args.work is not export:
-            commands.choices["evaluate"].error(f"unrecognized arguments: {' '.join(rest)}")
+            commands["evaluate"].error(f"unrecognized arguments: {' '.join(rest)}")
         args.flags = rest
         return args
 
     return parser.run(argv, lambda args: args.work(args), read)
+
+
+def make_parsers():
+    """The parser of `python attacks.py`, and those of its commands by their names (a dict)."""
+    parser = OneLineParser(prog="attacks.py", description="Attack saved tickets, or data sets.")
+    commands = parser.add_subparsers(required=True, metavar="evaluate|export")
+    robustness.add_command(commands, Progress)
+    add_export(commands)
+    return parser, commands.choices
 
 
 def add_export(commands):

@@ -257,8 +257,9 @@ def test_links_and_names_are_there(page):
     targets = re.search(r"^\.PHONY:(.*)", text_of("Makefile"), re.M)[1].split()
     for target in re.findall(r"^ {4}make (\w+)|`make (\w+)", text, re.M):
         assert "".join(target) in targets, target
-    known = {"--attacks", "--examples", "--epsilons", "--force", "--rounds"}
-    parsers = (module.make_parser() for module in (tickets, report, export))
+    known = set()
+    parsers = [module.make_parser() for module in (tickets, report, export)]
+    parsers += attack_commands.make_parsers()[1].values()
     for parser in (make_parser(), *parsers):
         known |= {option for action in parser._actions for option in action.option_strings}
     for code in re.findall(r"`([^`\n]+)`", text):
