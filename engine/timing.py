@@ -8,7 +8,7 @@ import numpy as np
 import torch
 
 import pruning
-from attacks import ATTACKS
+from attacks import AttackSettings
 from config import attack_settings
 from engine.cohort import Cohort, Data
 from engine.compiled_step import stepper_for
@@ -18,23 +18,26 @@ IMAGES = 1000  # random ones; what they show takes no other time
 STEPS = 100  # of the epoch that is laid out
 LEAST = 0.1  # seconds of steps from which a pace is told
 DENSITIES = (1.0, 0.3, 0.1, 0.03)  # where a compiled net's pace is measured
-# passes over the net of an image that an attack without a fixed count takes: a guess
-MINIMAL_PASSES = 300
+ONE_GRADIENT = AttackSettings("fgsm", "linf", (("epsilon", 0.1),))
+# gradients of an image that an attack without a fixed count takes: a guess
+MINIMAL_GRADIENTS = 300
 
 
 @dataclass(frozen=True)
 class Pace:
-    """Seconds of a cohort's step, and of one image through its nets, at some densities."""
+    """Seconds of a cohort's step, of one image through its nets, and of one image's gradient, at
+    some densities.
+    """
 
     densities: tuple  # ascending
     step: tuple
     image: tuple
+    gradient: tuple  # of an image, as white-box attacks want it
 
     def at(self, density):
-        """(seconds of a step, seconds of an image) at a density between the measured ones."""
-        return tuple(
-            np.interp(density, self.densities, values) for values in (self.step, self.image)
-        )
+        """Seconds of (a step, an image, a gradient) at a density between the measured ones."""
+        kinds = self.step, self.image, self.gradient
+        return tuple(np.interp(density, self.densities, values) for values in kinds)
 
 
 def pace(config, model, made, runs, size, device):
@@ -48,7 +51,7 @@ def pace(config, model, made, runs, size, device):
 
 
 def _measured(config, model, made, runs, size, device, density):
-    """(seconds of a step, seconds of an image) at a density."""
+    """Seconds of (a step, an image, a gradient) at a density."""
     stepper = random_stepper(config, model, runs, *size, device, made, density)
 
     def advance(count):
@@ -58,15 +61,21 @@ def _measured(config, model, made, runs, size, device, density):
 
     step, images = _seconds(advance, EAGER + 2 if device.type == "cuda" else 1), stepper.data.images
     index = stepper.data.train_index[:, : min(IMAGES, stepper.data.train_index.shape[1])]
-    stepper.cohort.model.eval()
+    cohort, chosen = stepper.cohort, stepper.cohort.select(index)
+    cohort.model.eval()
 
     def look(count):
         with torch.no_grad():
             for _ in range(count):
-                stepper.cohort.logits(images[stepper.cohort.select(index)])
+                cohort.logits(images[chosen])
         wait_for(device)
 
-    return step, _seconds(look) / index.shape[1]
+    def differentiate(count):
+        for _ in range(count):
+            cohort.attack(images[chosen], stepper.data.labels[chosen], ONE_GRADIENT, None)
+        wait_for(device)
+
+    return step, _seconds(look) / index.shape[1], _seconds(differentiate) / index.shape[1]
 
 
 def _seconds(work, warm=1):
@@ -131,23 +140,34 @@ def seconds_left(config, known, counts, first=0):
     steps = -(-train // config.batch_size)
     total = 0.0
     for number in range(first, config.prune_iterations):
-        step, image = known.at((1 - config.prune_percent / 100) ** number)
+        step, image, gradient = known.at((1 - config.prune_percent / 100) ** number)
         epochs = config.end_iter - config.first_epoch(number)
         every = config.valid_steps or config.valid_freq * steps
-        looks = -(-epochs * steps // every) * val
-        total += epochs * steps * step + image * (looks + 2 * test + _attack_passes(config, test))
+        looks = -(-epochs * steps // every)
+        total += epochs * steps * step + image * (looks * val + 2 * test)
+        total += gradient * (looks * _of_a_look(config, val) + _of_tests(config, test))
     return total
 
 
-def _attack_passes(config, test):
-    """Images that pass through the net in the white-box tests of a round; a gradient is three."""
-    passes = 0
+def _of_a_look(config, count):
+    """Gradients of images in one look at so many validation images."""
+    if not config.adversarial:  # they are attacked beforehand, if at all
+        return 0
+    return _gradients(attack_settings(config, config.attack, False), config.attacked_of(count))
+
+
+def _of_tests(config, count):
+    """Gradients of images in the white-box tests of a round on so many images."""
+    total = 0
     for name in config.eval_attacks:
         settings = attack_settings(config, name, False, test=True)
-        if ATTACKS[name][settings.norm].minimal():
-            passes += 3 * MINIMAL_PASSES * min(config.eval_examples, test)
-        elif settings.iterative():
-            passes += 3 * settings.attack_steps * min(config.eval_examples, test)
-        else:
-            passes += 3 * test
-    return passes
+        few = settings.entry().minimal() or settings.iterative()
+        total += _gradients(settings, min(config.eval_examples, count) if few else count)
+    return total
+
+
+def _gradients(settings, count):
+    """Gradients of images that it takes to attack so many."""
+    if settings.entry().minimal():
+        return MINIMAL_GRADIENTS * count
+    return count * (settings.attack_steps if settings.iterative() else 1)

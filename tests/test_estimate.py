@@ -14,7 +14,7 @@ from study import estimate
 
 SMALL = ["--dataset=digits", "--surrogate=fc1", "--surrogate_epochs=1", "--end_iter=1"]
 SMALL += ["--prune_iterations=2", "--attack=fgsm", "--workers=1"]
-EVEN = Pace((0.1, 1.0), (2.0, 2.0), (0.0, 0.0))  # two seconds a step, tests free
+EVEN = Pace((0.1, 1.0), (2.0, 2.0), (0.0, 0.0), (0.0, 0.0))  # two seconds a step, tests free
 
 
 def told(folder, *flags):
@@ -36,17 +36,29 @@ def test_every_step_of_every_round_that_is_left_counts(make_config):
 def test_validation_tests_and_white_box_attacks_count(make_config):
     config = make_config("--batch_size=10", "--prune_iterations=1", "--end_iter=3",
                          "--eval_attacks", "fgsm", "pgd", "--eval_examples=7")  # fmt: skip
-    image = Pace((1.0,), (0.0,), (1.0,))
+    image = Pace((1.0,), (0.0,), (1.0,), (3.0,))  # a gradient takes as long as three images
     whole = 3 * 10 + 2 * 50 + 3 * 50 + 3 * 40 * 7  # looks, tests, fgsm on all, pgd on some
     assert seconds_left(config, image, (100, 10, 50)) == whole
     often = config.replace(valid_steps=5)  # six looks
     assert seconds_left(often, image, (100, 10, 50)) == whole + 3 * 10
 
 
+def test_looks_of_nets_that_attack_themselves_count_their_attack(make_config):
+    """Each look attacks the share of the validation images that is attacked in training."""
+    flags = ["--batch_size=10", "--prune_iterations=1", "--end_iter=3", "--eval_attacks", "fgsm"]
+    gradient = Pace((1.0,), (0.0,), (1.0,), (3.0,))
+    clean = seconds_left(make_config(*flags), gradient, (100, 10, 50))
+    flags += ["--attack_mode=online", "--mix_ratio=0.5"]
+    pgd = make_config(*flags, "--attack=pgd", "--attack_steps=7")
+    assert seconds_left(pgd, gradient, (100, 10, 50)) == clean + 3 * (5 * 7 * 3)
+    fgsm = make_config(*flags, "--attack=fgsm")
+    assert seconds_left(fgsm, gradient, (100, 10, 50)) == clean + 3 * (5 * 3)
+
+
 def test_sparser_rounds_take_what_was_measured_near_their_density(make_config):
     config = make_config("--prune_percent=50", "--prune_iterations=2", "--end_iter=1",
                          "--batch_size=10", "--eval_examples=1")  # fmt: skip
-    falls = Pace((0.0, 1.0), (0.0, 8.0), (0.0, 0.0))
+    falls = Pace((0.0, 1.0), (0.0, 8.0), (0.0, 0.0), (0.0, 0.0))
     assert seconds_left(config, falls, (10, 1, 1)) == 8 + 4
 
 
@@ -58,7 +70,7 @@ def test_a_pace_is_measured_and_leaves_the_net_as_it_is(arch, make_config, cache
     made = kernels_for(config, model, CPU, print)
     known = pace(config, model, made, 1, ((1, 28, 28), 10), CPU)
     assert known.densities == ((0.03, 0.1, 0.3, 1.0) if made else (1.0,))
-    assert all(value > 0 for value in (*known.step, *known.image))
+    assert all(value > 0 for value in (*known.step, *known.image, *known.gradient))
     assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
 
 
