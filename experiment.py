@@ -18,7 +18,6 @@ import data
 import pruning
 from attacked import quality
 from attacked.pool import Images, build_images, parts_of
-from attacked.progress import words
 from attacks import ATTACKS, attack_test_images, checked, doubt
 from config import attack_settings, own_ticket
 from engine.adversarial import check_online
@@ -27,14 +26,14 @@ from engine.compiled import kernels_for, step_of
 from engine.machine import PAYS, bf16_ratio, pick_device, set_threads
 from engine.place import Keeper
 from engine.signals import Interrupted, stop
-from engine.timing import pace, seconds_left
+from engine.timing import each_epoch, looks_note, pace, seconds_left
 from store.files import load_tensors, misfit, write_json
 from store.runfolder import RunFolder, load_masks, read_rounds
 from store.saved import provenance
 from store.ticket import ticket_place
 from store.voice import Voice
 from train import Diverged, Stopped, Watcher, evaluate, fit
-from utils import Registry, UserError, advice, eval_examples, no_bar, stream
+from utils import Registry, UserError, advice, eval_examples, no_bar, stream, time_in_words
 
 # images that a run trains on, and seconds that it takes, from which its time is foretold
 FORETOLD, LONG = 200_000, 20
@@ -119,8 +118,10 @@ def foretell(lab, runs):
     left = seconds_left(config, known, parts, first)
     if left >= LONG:
         rounds = config.prune_iterations - first
-        what = f"{rounds} round{'s' * (rounds > 1)} take about {words(left)} (steps measured now)"
-        lab.say(what)
+        what = f"{rounds} round{'s' * (rounds > 1)} take about {time_in_words(left)}"
+        lab.say(f"{what} (steps measured now)")
+        if note := looks_note(config, left, seconds_left(each_epoch(config), known, parts, first)):
+            lab.say(note)
 
 
 def check(runs, model, images):

@@ -155,6 +155,14 @@ class OneLineParser(argparse.ArgumentParser):
 # Values of flags -------------------------------------------------------------------------------
 
 
+def time_in_words(seconds):
+    """A span of time as people say it."""
+    for size, unit in ((3600, "h"), (60, "min")):
+        if seconds >= 2 * size:
+            return f"{seconds / size:.0f} {unit}"
+    return f"{seconds:.0f} s"
+
+
 def number(text):
     """A flag's number: 0.3, 1e-4, or a fraction such as 8/255 (pixel values are on [0, 1])."""
     try:

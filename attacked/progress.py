@@ -4,7 +4,7 @@ import time
 
 from tqdm import tqdm
 
-from utils import no_bar
+from utils import no_bar, time_in_words
 
 MEASURED = 1.0  # seconds of work from which the rest is told
 SHORT = 5.0  # seconds of work that need no word
@@ -43,23 +43,17 @@ class Progress:
                 self.told = now
                 if self.left() >= SHORT:
                     measured = f"by {done - self.first:,} {self.units}"
-                    self.say(f"  {self.title} takes about {words(self.left())} more, {measured}")
+                    self.say(
+                        f"  {self.title} takes about {time_in_words(self.left())} more, {measured}"
+                    )
         elif self.bar.disable and done < self.total:
             whole = (now - self.began) * self.total / max(1, done - self.first)
             if now - self.told >= min(60, max(SHORT, whole / 5)):
                 self.told = now
                 where = f"{done:,} of {self.total:,} {self.units}"
-                self.say(f"  {self.title}: {where}, about {words(self.left())} more")
+                self.say(f"  {self.title}: {where}, about {time_in_words(self.left())} more")
 
     def left(self):
         """Seconds that the rest takes at the rate so far."""
         seconds = time.monotonic() - self.began
         return (self.total - self.done) * seconds / max(1, self.done - self.first)
-
-
-def words(seconds):
-    """A span of time as people say it."""
-    for size, unit in ((3600, "h"), (60, "min")):
-        if seconds >= 2 * size:
-            return f"{seconds / size:.0f} {unit}"
-    return f"{seconds:.0f} s"

@@ -13,6 +13,7 @@ from config import attack_settings
 from engine.cohort import Cohort, Data
 from engine.compiled_step import stepper_for
 from engine.graph import EAGER
+from utils import time_in_words
 
 IMAGES = 1000  # random ones; what they show takes no other time
 STEPS = 100  # of the epoch that is laid out
@@ -147,6 +148,22 @@ def seconds_left(config, known, counts, first=0):
         total += epochs * steps * step + image * (looks * val + 2 * test)
         total += gradient * (looks * _of_a_look(config, val) + _of_tests(config, test))
     return total
+
+
+def each_epoch(config):
+    """That RunConfig, validated once an epoch."""
+    return config.replace(valid_steps=0, valid_freq=1)
+
+
+def looks_note(config, often, seldom):
+    """What --valid_steps costs, in a line, where it is more than a third of the time; else "".
+
+    often: seconds that the runs take; seldom: what they would take as each_epoch has them.
+    """
+    if not config.valid_steps or often < 1.5 * seldom:
+        return ""
+    right = f"--valid_steps=0, once an epoch, would take about {time_in_words(seldom)}"
+    return f"note: much of that is validation, each {config.valid_steps} steps: {right}"
 
 
 def _of_a_look(config, count):

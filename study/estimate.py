@@ -17,12 +17,12 @@ from attacked.cache import (
     untrained_surrogate,
 )
 from attacked.pool import PARTS, attack_key, chosen, parts_of
-from attacked.progress import words
 from attacked.training import settings_of
 from engine.compiled import kernels_for
 from engine.machine import pick_device, set_threads
-from engine.timing import pace, seconds_left
+from engine.timing import each_epoch, looks_note, pace, seconds_left
 from study.measure import what_counts
+from utils import time_in_words
 
 DEAR = 600  # seconds of attacking from which a cheaper surrogate is named
 CHEAP = "fc1"
@@ -47,21 +47,23 @@ def lines(plan, workers, say=print):
     device, told = pick_device(config.device, config.gpu, say), []
     makings = missing_sets([run.config for run in runs], device)
     for making in makings:
-        told.append(f"{making.what}, about {words(making.seconds)}")
+        told.append(f"{making.what}, about {time_in_words(making.seconds)}")
     surrogates = sum(making.surrogate for making in makings)
     if surrogates:
         count = sum(making.surrogate > 0 for making in makings)
         what = "the surrogate" if count == 1 else f"{count} surrogates"
-        told.append(f"{what} to train first, about {words(surrogates)}")
+        told.append(f"{what} to train first, about {time_in_words(surrogates)}")
     attacking = sum(making.seconds for making in makings)
     if attacking > DEAR and config.surrogate != CHEAP:
         cheap = [run.config.replace(surrogate=CHEAP) for run in runs if run.config.surrogate]
         less = sum(m.seconds + m.surrogate for m in missing_sets(cheap, device))
-        right = f"--surrogate={CHEAP} would take about {words(less)}"
+        right = f"--surrogate={CHEAP} would take about {time_in_words(less)}"
         told.append(f"note: {right}, and is another attack: docs/attacks.md")
-    whole = sum(cohort_seconds(plan, device, say))
+    often, seldom = map(sum, zip(*cohort_seconds(plan, device, say), strict=True))
     by = f"in {workers} processes" if workers > 1 else "in one process"
-    told.append(f"training takes about {words(whole / workers)} {by} (steps measured now)")
+    told.append(f"training takes about {time_in_words(often / workers)} {by} (steps measured now)")
+    if note := looks_note(config, often / workers, seldom / workers):
+        told.append(note)
     return told
 
 
@@ -69,7 +71,9 @@ def lines(plan, workers, say=print):
 
 
 def cohort_seconds(plan, device, say):
-    """Seconds that each cohort trains from where it is, by a step of each kind of run."""
+    """Seconds that each cohort trains from where it is, by a step of each kind of run, and those
+    that it would if it validated once an epoch: pairs.
+    """
     paces, datasets, found = {}, {}, []
     for cohort in plan:
         config = cohort[0].config
@@ -87,7 +91,10 @@ def cohort_seconds(plan, device, say):
             paces[kind] = pace(config, model, made, len(cohort), size, device)
         train, val = parts_of(config, len(dataset.train_labels))
         counts = len(train), len(val), len(dataset.test_labels)
-        found.append(seconds_left(config, paces[kind], counts, cohort[0].progress.next_round))
+        first = cohort[0].progress.next_round
+        found.append([
+            seconds_left(each, paces[kind], counts, first) for each in (config, each_epoch(config))
+        ])  # fmt: skip
     return found
 
 

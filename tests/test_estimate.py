@@ -7,7 +7,7 @@ import archs
 from attacked import cache
 from attacks import is_correct
 from engine.compiled import kernels_for
-from engine.timing import Pace, pace, seconds_left
+from engine.timing import Pace, each_epoch, looks_note, pace, seconds_left
 from helpers import CPU
 from main import main
 from study import estimate
@@ -53,6 +53,17 @@ def test_looks_of_nets_that_attack_themselves_count_their_attack(make_config):
     assert seconds_left(pgd, gradient, (100, 10, 50)) == clean + 3 * (5 * 7 * 3)
     fgsm = make_config(*flags, "--attack=fgsm")
     assert seconds_left(fgsm, gradient, (100, 10, 50)) == clean + 3 * (5 * 3)
+
+
+def test_frequent_validation_is_named_where_it_is_much_of_the_time(make_config):
+    config = make_config("--valid_steps=100")
+    assert seconds_left(each_epoch(config), EVEN, (101, 10, 10)) == seconds_left(
+        make_config(), EVEN, (101, 10, 10)
+    )
+    said = "note: much of that is validation, each 100 steps: --valid_steps=0, once an epoch, would"
+    assert looks_note(config, 300.0, 150.0) == f"{said} take about 2 min"
+    assert looks_note(config, 300.0, 250.0) == ""
+    assert looks_note(make_config(), 300.0, 150.0) == ""  # it is once an epoch
 
 
 def test_sparser_rounds_take_what_was_measured_near_their_density(make_config):
