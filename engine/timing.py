@@ -61,7 +61,9 @@ def _measured(config, model, made, runs, size, device, density):
         wait_for(device)
 
     step, images = _seconds(advance, EAGER + 2 if device.type == "cuda" else 1), stepper.data.images
-    index = stepper.data.train_index[:, : min(IMAGES, stepper.data.train_index.shape[1])]
+    # a step is about three passes of its batch: as many images as take LEAST seconds
+    count = int(np.clip(3 * config.batch_size * LEAST / step, 10, IMAGES))
+    index = stepper.data.train_index[:, :count]
     cohort, chosen = stepper.cohort, stepper.cohort.select(index)
     cohort.model.eval()
 
