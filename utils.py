@@ -60,6 +60,14 @@ def show(value):
     return f"{value:.6g}" if isinstance(value, float) else value
 
 
+def time_in_words(seconds):
+    """A span of time as people say it."""
+    for size, unit in ((3600, "h"), (60, "min")):
+        if seconds >= 2 * size:
+            return f"{seconds / size:.0f} {unit}"
+    return f"{seconds:.0f} s"
+
+
 def choose(kind, name, names, where=""):
     """Return `name` if it is one of `names`; else a UserError with the nearest of them.
 
@@ -153,14 +161,6 @@ class OneLineParser(argparse.ArgumentParser):
 
 
 # Values of flags -------------------------------------------------------------------------------
-
-
-def time_in_words(seconds):
-    """A span of time as people say it."""
-    for size, unit in ((3600, "h"), (60, "min")):
-        if seconds >= 2 * size:
-            return f"{seconds / size:.0f} {unit}"
-    return f"{seconds:.0f} s"
 
 
 def number(text):

@@ -62,8 +62,8 @@ def _measured(config, model, made, runs, size, device, density):
 
     step, images = _seconds(advance, EAGER + 2 if device.type == "cuda" else 1), stepper.data.images
     # a step is about three passes of its batch: as many images as take LEAST seconds
-    count = int(np.clip(3 * config.batch_size * LEAST / step, 10, IMAGES))
-    index = stepper.data.train_index[:, :count]
+    most = int(np.clip(3 * config.batch_size * LEAST / step, 10, IMAGES))
+    index = stepper.data.train_index[:, :most]
     cohort, chosen = stepper.cohort, stepper.cohort.select(index)
     cohort.model.eval()
 
@@ -141,6 +141,7 @@ def seconds_left(config, known, counts, first=0):
     """
     train, val, test = counts
     steps = -(-train // config.batch_size)
+    of_look, of_tests = _gradients_of_look(config, val), _gradients_of_tests(config, test)
     total = 0.0
     for number in range(first, config.prune_iterations):
         step, image, gradient = known.at((1 - config.prune_percent / 100) ** number)
@@ -148,7 +149,7 @@ def seconds_left(config, known, counts, first=0):
         every = config.valid_steps or config.valid_freq * steps
         looks = -(-epochs * steps // every)
         total += epochs * steps * step + image * (looks * val + 2 * test)
-        total += gradient * (looks * _of_a_look(config, val) + _of_tests(config, test))
+        total += gradient * (looks * of_look + of_tests)
     return total
 
 
@@ -162,26 +163,26 @@ def looks_note(config, often, seldom):
 
     often: seconds that the runs take; seldom: what they would take as each_epoch has them.
     """
-    if not config.valid_steps or often < 1.5 * seldom:
+    if not config.valid_steps or often <= 1.5 * seldom:
         return ""
     right = f"--valid_steps=0, once an epoch, would take about {time_in_words(seldom)}"
     return f"note: much of that is validation, each {config.valid_steps} steps: {right}"
 
 
-def _of_a_look(config, count):
+def _gradients_of_look(config, count):
     """Gradients of images in one look at so many validation images."""
     if not config.adversarial:  # they are attacked beforehand, if at all
         return 0
     return _gradients(attack_settings(config, config.attack, False), config.attacked_of(count))
 
 
-def _of_tests(config, count):
+def _gradients_of_tests(config, count):
     """Gradients of images in the white-box tests of a round on so many images."""
     total = 0
     for name in config.eval_attacks:
         settings = attack_settings(config, name, False, test=True)
-        few = settings.entry().minimal() or settings.iterative()
-        total += _gradients(settings, min(config.eval_examples, count) if few else count)
+        tried = min(config.eval_examples, count) if settings.iterative() else count
+        total += _gradients(settings, tried)
     return total
 
 
