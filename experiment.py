@@ -120,7 +120,8 @@ def foretell(lab, runs):
         rounds = config.prune_iterations - first
         what = f"{rounds} round{'s' * (rounds > 1)} take about {time_in_words(left)}"
         lab.say(f"{what} (steps measured now)")
-        if note := looks_note(config, left, seconds_left(each_epoch(config), known, parts, first)):
+        seldom = seconds_left(each_epoch(config), known, parts, first)
+        if note := looks_note([config.valid_steps], left, seldom):
             lab.say(note)
 
 

@@ -158,15 +158,18 @@ def each_epoch(config):
     return config.replace(valid_steps=0, valid_freq=1)
 
 
-def looks_note(config, often, seldom):
+def looks_note(valid_steps, often, seldom):
     """What --valid_steps costs, in a line, where it is more than a third of the time; else "".
 
-    often: seconds that the runs take; seldom: what they would take as each_epoch has them.
+    valid_steps: that of each run. often: seconds that the runs take; seldom: what they would take
+    as each_epoch has them.
     """
-    if not config.valid_steps or often <= 1.5 * seldom:
+    steps = sorted({steps for steps in valid_steps if steps})
+    if not steps or often <= 1.5 * seldom:
         return ""
     right = f"--valid_steps=0, once an epoch, would take about {time_in_words(seldom)}"
-    return f"note: much of that is validation, each {config.valid_steps} steps: {right}"
+    each = " or ".join(map(str, steps))
+    return f"note: much of that is validation, each {each} steps: {right}"
 
 
 def _gradients_of_look(config, count):

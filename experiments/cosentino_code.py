@@ -20,6 +20,7 @@ from pathlib import Path
 
 import torch
 import torch.nn.functional as F
+from filelock import FileLock
 from tqdm import tqdm
 
 import archs
@@ -125,6 +126,7 @@ def work(args):
         raise UserError(f"--variants={args.variants}: 1 to {len(variants())} are right")
     dataset = data.load(args.dataset, args.data_dir)
     configs = [resolve(given | {"seed": seed}, dataset.in_shape) for seed in args.seed]
+    lock = Path(args.output).with_name(f".{Path(args.output).name}.lock")
     names = ("attack", *CHOICES, "seed", "end_iter", "dataset", "start", "round")
     rows = read_csv(args.output)
     if Path(args.output).exists() and not (rows and set(names) <= set(rows[0])):
@@ -150,8 +152,8 @@ def work(args):
             row |= tested(net, dataset, choice, settings, config.seed)
             if number in left:
                 print(", ".join(f"{name} {value}" for name, value in row.items()), flush=True)
-                # another process may have added its own meanwhile
-                write_csv(args.output, [*read_csv(args.output), row])
+                with FileLock(lock):  # other processes add theirs
+                    write_csv(args.output, [*read_csv(args.output), row])
             weights = dict(net.named_parameters())
             rates = (config.prune_percent, config.prune_scope, config.output_prune_percent)
             masks = pruning.prune(weights, masks, *rates)

@@ -62,7 +62,8 @@ def lines(plan, workers, say=print):
     often, seldom = map(sum, zip(*cohort_seconds(plan, device, say), strict=True))
     by = f"in {workers} processes" if workers > 1 else "in one process"
     told.append(f"training takes about {time_in_words(often / workers)} {by} (steps measured now)")
-    if note := looks_note(config, often / workers, seldom / workers):
+    each = [run.config.valid_steps for run in runs]
+    if note := looks_note(each, often / workers, seldom / workers):
         told.append(note)
     return told
 

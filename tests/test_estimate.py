@@ -61,9 +61,11 @@ def test_frequent_validation_is_named_where_it_is_much_of_the_time(make_config):
         make_config(), EVEN, (101, 10, 10)
     )
     said = "note: much of that is validation, each 100 steps: --valid_steps=0, once an epoch, would"
-    assert looks_note(config, 300.0, 150.0) == f"{said} take about 2 min"
-    assert looks_note(config, 300.0, 250.0) == ""
-    assert looks_note(make_config(), 300.0, 150.0) == ""  # it is once an epoch
+    assert looks_note([100], 300.0, 150.0) == f"{said} take about 2 min"
+    of_several = said.replace("100", "50 or 100")
+    assert looks_note([0, 100, 50, 100], 300.0, 150.0) == f"{of_several} take about 2 min"
+    assert looks_note([100], 300.0, 250.0) == ""
+    assert looks_note([0], 300.0, 150.0) == ""  # it is once an epoch
 
 
 def test_sparser_rounds_take_what_was_measured_near_their_density(make_config):
