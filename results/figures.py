@@ -87,11 +87,12 @@ def faint(lines):
     return 0.15 * min(1, 6 / max(1, len(lines)))
 
 
-def draw_panel(axis, lines, title="", ylabel="", declared=None, limits=None):
+def draw_panel(axis, lines, title="", ylabel="", declared=None, limits=None, beside=()):
     """Lines with their bands; the declared densities (percent, a list) have a gray ground.
 
     The means set the limits, so that a band may reach out; or `limits` (low, high) are what they
-    are, so that panels can be compared, and every line is on the scale.
+    are, so that panels can be compared, and every line is on the scale. beside: values that the
+    caller draws beside the lines, to be on the scale too.
     """
     lines = [line for line in lines if line.numbers["mean"].notna().any()]
     draw_lines(axis, lines, "density_percent", faint(lines))
@@ -101,7 +102,7 @@ def draw_panel(axis, lines, title="", ylabel="", declared=None, limits=None):
     if away := [line.label for line in lines if line not in within]:
         title += f" (off the scale: {', '.join(away)})"
     means = pd.concat([line.numbers["mean"] for line in within])
-    low, high = means.min(), means.max()
+    low, high = min([means.min(), *beside]), max([means.max(), *beside])
     if ylabel.startswith("difference"):
         axis.axhline(0, color="0.35", linewidth=1)
         low, high = min(low, 0), max(high, 0)

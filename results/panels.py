@@ -60,11 +60,11 @@ def _draw_cell(study, axis, panel, word, lines):
     title = f"{word}: {title}" if word else title
     block = word if word in study.at else next(iter(study.at))
     span = [study.density[block, number] for number in study.rounds[block]]
-    draw_panel(axis, drawn, title, unit, span)
-    for row in study.paper:
-        if row.get("column") == column and not is_contrast:
-            colour = _colours(study, by, lines).get(row["arm"], "0.2")
-            axis.plot(row["density_percent"], row["theirs"], "x", color=colour, markersize=7)
+    theirs = [row for row in study.paper if row.get("column") == column and not is_contrast]
+    draw_panel(axis, drawn, title, unit, span, beside=[row["theirs"] for row in theirs])
+    for row in theirs:
+        colour = colours.get(row["arm"], "0.2")
+        axis.plot(row["density_percent"], row["theirs"], "x", color=colour, markersize=7)
     if panel.colour:
         axis.legend(fontsize="x-small", loc="best")
 

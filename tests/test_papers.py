@@ -10,7 +10,7 @@ from attacks import AttackSettings
 from config import PRESETS, attack_settings, resolve
 from experiments import cosentino_code
 from helpers import small_net
-from results import words
+from results import panels, words
 from results.answer import Study
 from results.page import fill
 from results.papers import COSENTINO, deviation, round_at
@@ -74,6 +74,17 @@ def test_cosentinos_table_is_met_within_what_was_declared():
     missed = [row for row in off if row["verdict"].startswith("not")]
     assert {row["what"] for row in missed} == {"PGD-trained, white-box PGD (%)"}
     assert len(missed) == 6 and missed[0]["difference"] == pytest.approx(2.51)
+
+
+def test_a_papers_figures_are_on_the_scale():
+    """Defect: those above or below all of our own were outside of the panel."""
+    table = planted("cosentino", ARMS, cosentinos(-20))
+    figure = panels.draw(Study(QUESTIONS["7"], table))
+    drawn = [line for axis in figure.axes for line in axis.lines if line.get_marker() == "x"]
+    assert len(drawn) == 24
+    for cross in drawn:
+        low, high = cross.axes.get_ylim()
+        assert all(low < value < high for value in cross.get_ydata())
 
 
 def test_runs_of_another_protocol_have_no_paper_beside_them():
