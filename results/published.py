@@ -13,7 +13,7 @@ import numpy as np
 import pandas as pd
 
 from config import RunConfig, all_flags
-from results.table import EVALUATION, epochs, load, shown_flags
+from results.table import AUTOATTACK, AUTOATTACKED, EVALUATION, epochs, load, shown_flags
 from store.files import read_csv
 from store.saved import check_flags, saved_config
 from utils import UserError
@@ -85,19 +85,19 @@ def _with_autoattack(table):
 
     On one number of images, that by which the most nets were tried.
     """
-    column, found = "whitebox_autoattack_accuracy", {}
+    found = {}
     kept = dict(zip(table.folder, table.save_weights, strict=True))
     for folder in (name for name, weights in kept.items() if weights != "last"):
         # the other columns are of the best epoch's; a file of another radius has it in its name
         for path in Path(folder).glob("attacked_*.csv"):
             match = EVALUATION.fullmatch(path.name)
-            if not match or match[3] or "autoattack" not in match[1].split("+"):
+            if not match or match[3] or AUTOATTACK not in match[1].split("+"):
                 continue
             rows = read_csv(path)
-            if any(not isinstance(row.get("autoattack"), int | float) for row in rows):
+            if any(not isinstance(row.get(AUTOATTACK), int | float) for row in rows):
                 right = "remove it and evaluate the run again"
                 raise UserError(f"{path} has no accuracies of autoattack: {right}")
-            tried = {(folder, row["round"]): row["autoattack"] for row in rows}
+            tried = {(folder, row["round"]): row[AUTOATTACK] for row in rows}
             if tried:
                 found[int(match[2])] = found.get(int(match[2]), {}) | tried
     if not found:
@@ -110,7 +110,7 @@ def _with_autoattack(table):
     keys = list(zip(table.folder, table["round"], strict=True))
     accuracy = pd.Series(map(found[size].get, keys), table.index, dtype=float)
     examples = pd.Series(float(size), table.index).where(accuracy.notna())
-    return table.assign(**{column: accuracy, "autoattack_examples": examples})
+    return table.assign(**{AUTOATTACKED: accuracy, "autoattack_examples": examples})
 
 
 def tidy(runs):

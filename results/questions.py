@@ -24,7 +24,7 @@ from results.question import (
 )
 from results.same_ticket import ALIKE, SPECIAL, functions_told, overlap
 from results.stats import amount
-from results.table import CLEAN, EARLY, images_in_words
+from results.table import AUTOATTACKED, CLEAN, EARLY, images_in_words
 from utils import Registry
 
 QUESTIONS = Registry("experiment", fault)
@@ -449,7 +449,7 @@ QUESTIONS["7"] = Question(
             "early stopping, lt - reinit (iterations)"
         ],
     },
-    panels=(Panel(CLEAN), Panel(WHITEBOX), Panel(PGD), Panel("lt - reinit")),
+    panels=(Panel(CLEAN), Panel(WHITEBOX), Panel(PGD), Panel("lt - reinit"), Panel(AUTOATTACKED)),
     colour="training",
     measure=PGD,
     varies=("attack", "attack_mode", "mix_ratio", "norm", "trades_beta", *PARAMETERS),

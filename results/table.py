@@ -17,6 +17,7 @@ EVALUATION = re.compile(r"attacked_evaluation-(.+?)-([0-9]+)((?:-steps|-epsilon)
 
 CLEAN, EARLY = "test_accuracy", "early_stop_iteration"
 AUTOATTACK = "autoattack"  # no attack of attacks.ATTACKS: attacks.py evaluate adds its column
+AUTOATTACKED = f"whitebox_{AUTOATTACK}_accuracy"
 
 
 def expand(patterns):
@@ -219,9 +220,10 @@ def column_title(column):
         return column.replace("_", " ")
     attack, _, what = rest.rpartition("_")
     kind = "white-box" if kind == "whitebox" else "surrogate's"
+    named = "AutoAttack" if attack == AUTOATTACK else attack.upper()
     if what == "l2":
-        return f"mean L2 that {attack.upper()} needs ({kind})"
-    return f"attacked test images: {kind} {attack.upper()}"
+        return f"mean L2 that {named} needs ({kind})"
+    return f"attacked test images: {kind} {named}"
 
 
 # Names of arms ---------------------------------------------------------------------------------

@@ -5,7 +5,7 @@ from results.declared import MARGIN
 from results.papers import in_a_line
 from results.question import TRANSFER
 from results.stats import SAME, amount, describe
-from results.table import column_title
+from results.table import AUTOATTACKED, column_title
 
 
 def unfinished(study):
@@ -187,8 +187,7 @@ def _tried(study):
     """On how many images AutoAttack's accuracies rest, fewer than the other attacks', and which
     rounds of the answer it was not tried on.
     """
-    column = "whitebox_autoattack_accuracy"
-    if not {column, "autoattack_examples"} <= {*study.table}:
+    if not {AUTOATTACKED, "autoattack_examples"} <= {*study.table}:
         return []
     # none, where the runs that it tried are left out
     counts = study.table.autoattack_examples.dropna().unique()
@@ -196,8 +195,8 @@ def _tried(study):
         f"AutoAttack tried {count:,.0f} test images of each net that it tried." for count in counts
     ]
     rows = _declared_rows(study)
-    tried = rows.folder.isin(study.table.folder[study.table[column].notna()])
-    left = sorted(rows["round"][tried & rows[column].isna()].unique())
+    tried = rows.folder.isin(study.table.folder[study.table[AUTOATTACKED].notna()])
+    left = sorted(rows["round"][tried & rows[AUTOATTACKED].isna()].unique())
     if left:
         numbers, right = " ".join(map(str, left)), "attacks.py evaluate --rounds tries them"
         lines.append(

@@ -304,7 +304,7 @@ def test_what_only_some_arms_were_tried_by_is_not_compared():
             autoattack_examples=pd.Series(20.0, table.index).where(table.prune_type == kind),
         )
         saved = answered("1", tried)
-        (line,) = [line for line in saved["details"] if "AUTOATTACK" in line]
+        (line,) = [line for line in saved["details"] if "white-box AutoAttack" in line]
         assert "lt - reinit: there is nothing to compare it with" in line
         assert "AutoAttack tried 20 test images of each net that it tried." in saved["details"]
 
@@ -316,7 +316,8 @@ def test_rounds_that_autoattack_did_not_try_are_named_and_not_compared():
         here = pd.Series(30.0, table.index).where(table["round"].isin(tried))
         details = answered("1", table.assign(whitebox_autoattack_accuracy=here))["details"]
         lines = [line for line in details if "did not try rounds" in line]
-        assert bool(lines) == bool(named) == (not any("AUTOATTACK" in line for line in details))
+        compared = any("white-box AutoAttack" in line for line in details)
+        assert bool(lines) == bool(named) == (not compared)
         assert not lines or named in lines[0], lines
     none = table.assign(whitebox_autoattack_accuracy=float("nan"), autoattack_examples=float("nan"))
     assert not any("AutoAttack" in line for line in answered("1", none)["details"])
