@@ -7,6 +7,8 @@ from results.question import TRANSFER
 from results.stats import SAME, amount, describe
 from results.table import AUTOATTACKED, column_title
 
+END = 0.1  # of a round's iterations: a loss that is lowest there has not turned
+
 
 def unfinished(study):
     """How many runs have not come to their last round."""
@@ -213,21 +215,19 @@ def _declared_rows(study):
 
 
 def _censored(study):
-    """Where early stopping is at the last validation, so that nets are not trained to their end."""
+    """Where early stopping is at the end of a round, so that nets are not trained to theirs."""
     if "last_iteration" not in study.table:
         return []
     rows = _declared_rows(study)
-    late = (rows.early_stop_iteration >= rows.last_iteration).groupby(
-        in_words(rows, [*study.words])
-    )
-    late = late.mean()
+    late = rows.early_stop_iteration >= (1 - END) * rows.last_iteration
+    late = late.groupby(in_words(rows, [*study.words])).mean()
     worst = late[late > 0.2].sort_values(ascending=False)
     if worst.empty:
         return []
     shown = ", ".join(f"{arm} {100 * share:.0f} %" for arm, share in worst.head(4).items())
     more = " ..." if len(worst) > 4 else ""
     return [
-        f"The validation loss was lowest at the last validation in many rounds ({shown}{more}): "
+        f"The validation loss was lowest in the last tenth of many rounds ({shown}{more}): "
         "those nets are not trained to their end, so that a lead may be one of speed, and "
         "differences in early stopping are bounds."
     ]

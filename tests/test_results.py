@@ -41,14 +41,43 @@ def stated(found):
         pairs |= {(row["difference"], row["interval"]) for row in saved["comparisons"]}
         pairs |= set(zip(study.lines["mean"], study.lines.interval, strict=True))
         pairs |= {(row["ours"], row["interval"]) for row in saved["paper"] if "interval" in row}
-    by = ["attack", *cosentino_code.CHOICES, "round"]
+    by = ["attack", *cosentino_code.CHOICES, "start", "round"]
     code = pd.read_csv(SOURCE / "cosentino-code.csv").groupby(by)
     dense = pd.read_csv(SOURCE / "cosentino-dense.csv").groupby("flags")
     for table, attacked in ((code, "attacked_accuracy"), (dense, "whitebox_fgsm_accuracy")):
         for column in ("test_accuracy", attacked):
             pairs |= {mean_and_interval(list(values)) for _, values in table[column]}
+    pairs |= of_the_same_images()
     pairs = {pair for pair in pairs if all(isinstance(v, float) and v == v for v in pair)}
     return {plain(amount(*pair, digits=digits)) for pair in pairs for digits in (1, 2, 3)}
+
+
+def of_the_same_images():
+    """What PGD and AutoAttack leave of the same 200 images: round by round, and by what question 7
+    compares, over its rounds and over the sparser ones.
+    """
+    table = pd.read_csv(SOURCE / "autoattack-images.csv")
+    table[["kind", "seed"]] = table.run.str.extract(r"-(lt|reinit)-s(\d)-")
+    values, attacks = table.groupby(["kind", "round"]), ["pgd", "autoattack"]
+    pairs = {mean_and_interval(list(v)) for name in attacks for _, v in values[name]}
+    dense = table[table["round"] == 0].set_index(["kind", "seed"])[attacks]
+    for first in (4, 10):
+        nets = table[table["round"] >= first].groupby(["kind", "seed"])[attacks].mean()
+        gains, lead = nets - dense, nets.loc["lt"] - nets.loc["reinit"]
+        for name in attacks:
+            pairs |= {mean_and_interval(list(gains.loc[kind, name])) for kind in ("lt", "reinit")}
+            pairs.add(mean_and_interval(list(lead[name])))
+    return pairs
+
+
+def test_the_same_images_are_those_of_question_7():
+    """AutoAttack's accuracies stand in two tables."""
+    images = pd.read_csv(SOURCE / "autoattack-images.csv").set_index(["run", "round"])
+    rows = pd.read_csv(SOURCE / "exp7.csv").set_index(["run", "round"]).loc[images.index]
+    assert (images.autoattack == rows.whitebox_autoattack_accuracy).all()
+    assert (rows.autoattack_examples == 200).all()
+    assert (images.autoattack <= images.pgd).all()
+    assert (images.pgd <= images.clean_of_examples).all()
 
 
 def test_what_is_published_is_what_its_tables_say(found):
