@@ -28,7 +28,7 @@ from config import (
 from data import attacked_already, describe, identity
 from pruning import CRITERIA, PRUNE_TYPES
 from store.saved import must_match, saved_config
-from store.ticket import ticket_flags
+from store.ticket import PRUNING, ticket_flags
 from study import yaml_flags
 from utils import OneLineParser, UserError, choose, nonempty, number, show, whole, words
 
@@ -393,7 +393,8 @@ def one_run(given, resume=None, preset=None):
     explicit = dict(given)
     if preset:
         choose("preset", preset, list(PRESETS))
-        given = PRESETS[preset] | given
+        own = (*PRUNING, "prune_iterations") if given.get("ticket") else ()  # a ticket's, then
+        given = {n: v for n, v in PRESETS[preset].items() if n not in own} | given
     config = of_folder(given, resume) if resume else configure(given)
     resolved = config.flags()
     idle = {n for n in resolved if n in explicit and not _same(n, explicit[n], resolved[n])}

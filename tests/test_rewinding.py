@@ -16,6 +16,7 @@ from config import own_ticket
 from helpers import only as one
 from store.checkpoint import total
 from store.files import load_tensors, read_csv, save_tensors
+from study import request
 from study.request import parse_runs
 
 SHORT = [
@@ -280,6 +281,15 @@ def test_one_round_of_a_ticket_and_its_controls(runs, tmp_path):
         assert not torch.equal(
             load_tensors(reinit / "theta0.safetensors")[name], theta0[name]
         )  # also with the ticket's seed
+
+
+def test_a_preset_leaves_how_a_ticket_was_pruned_to_it(runs, capsys):
+    """Defect: one round of a ticket was refused for the preset's 21."""
+    flags = ["--preset=frankle", f"--ticket={one(runs, '*-lt-*')}@2"]
+    config = request.parse(flags)[0]
+    assert (config.prune_iterations, config.prune_percent, config.lr) == (1, 50.0, 1.2e-3)
+    assert main.main([*flags, "--prune_iterations=21"]) == 2
+    assert "has one round" in capsys.readouterr().err
 
 
 @pytest.mark.slow
