@@ -4,6 +4,7 @@
     python report.py --experiment=1 'runs/small/main/mnist-fc1-fgsm*' -o report
     bash experiments/exp1_attack_rate.sh         # trains the runs, then calls this
     python report.py --from docs/results -o report          # recomputes what was published
+    python report.py --experiment=4 docs/results/exp4.json 'runs/mine/*' -o report   # adds to it
 
 Writes expN.csv (every seed at every round), expN.json (flags and origin of every run, the answer),
 expN-means.csv, expN-comparisons.csv, expN.png, .pdf, and report.html anew from every expN.json that
@@ -115,7 +116,9 @@ def make_parser():
         epilog="\n".join(["experiments:", *titles]),
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    wanted = "run folders, or quoted patterns such as 'runs/main/*'"
+    wanted = (
+        "run folders, quoted patterns such as 'runs/main/*', or an expN.json that was published"
+    )
     parser.add_argument("runs", nargs="*", metavar="RUN", help=wanted)
     which = parser.add_argument("--experiment", metavar="N", help="which question, as below")
     which.completer = lambda **_: [name for name, _ in sound]
@@ -134,7 +137,7 @@ def make_parser():
 
 
 def from_runs(args):
-    """{experiment: (saved, study, runs, tables)} of the run folders on the command line."""
+    """{experiment: (saved, study, runs, tables)} of the runs on the command line."""
     if not args.experiment or not args.runs:
         raise UserError("run folders and --experiment=N are needed, or --from FOLDER")
     question, name = QUESTIONS.choose(args.experiment), args.experiment
@@ -145,9 +148,10 @@ def from_runs(args):
         right = "tickets.py --a CLEAN RUNS --b ATTACKED RUNS -o FOLDER writes it"
         raise UserError(f"{Path(args.tickets) / question.tables[0]}.csv is not there: {right}")
     runs = published.gather(args.runs)
+    known = published.commands(args.runs)
     call = ["python", "report.py", f"--experiment={name}", *args.runs]
     call += [*(["--tickets", args.tickets] if args.tickets else []), "-o", args.output]
-    commands = [*filter(None, args.command.splitlines()), shlex.join(call)]
+    commands = [*known, *filter(None, args.command.splitlines()), shlex.join(call)]
     saved, study = answer(name, runs, tables, commands)
     return {name: (saved, study, runs, tables)}
 

@@ -1,7 +1,7 @@
 """What a report publishes of its runs, so that others recompute it: every seed at every round.
 
 expN.csv is one tidy table, a row a run and round; expN.json says of each run its flags, the code's
-revision and what it ran on. `gather` reads run folders, `read` what was published, alike.
+revision and what it ran on. `gather` reads run folders and what was published alike.
 """
 
 import json
@@ -13,7 +13,7 @@ import numpy as np
 import pandas as pd
 
 from config import RunConfig, all_flags
-from results.table import AUTOATTACK, AUTOATTACKED, EVALUATION, epochs, load, shown_flags
+from results.table import AUTOATTACK, AUTOATTACKED, EVALUATION, epochs, load, run_key, shown_flags
 from store.files import read_csv
 from store.saved import check_flags, saved_config
 from utils import UserError
@@ -34,40 +34,114 @@ class Runs:
     record: dict
 
 
-def gather(patterns):
+def gather(sources):
+    """The Runs of run folders, of patterns of them, and of published expN.json files.
+
+    A run that several sources have counts once, a folder's before a published one. UserError for
+    what cannot be read or compared.
+    """
+    files = [Path(source) for source in sources if is_published(source)]
+    folders = [source for source in sources if not is_published(source)]
+    parts = [_from_folders(folders)] if folders else []
+    parts += [read(path.parent, path.stem, _read_named(path)) for path in files]
+    return join(parts)
+
+
+def is_published(source):
+    """Whether a source of runs is a file that a report wrote, and no run folder."""
+    return Path(source).suffix == ".json" and not Path(source).is_dir()
+
+
+def commands(sources):
+    """The commands that trained the runs of the published files among the sources, each once."""
+    lines = [
+        line
+        for source in filter(is_published, sources)
+        for line in _read_named(source).get("commands", [])
+        if not line.startswith("python report.py ")
+    ]
+    return list(dict.fromkeys(lines))
+
+
+def join(parts):
+    """One Runs of several: of a run that is in more than one the first counts.
+
+    Its hours are the sum of theirs, which is more than was spent where they share runs.
+    """
+    runs, tables, origins = [], [], []
+    for part, own in zip(parts, _each_once(parts), strict=True):
+        for run, config in own:
+            places = []
+            for place in (run["provenance"], *run.get("resumed", [])):
+                origin = part.record["provenance"][place]
+                if origin not in origins:
+                    origins.append(origin)
+                places.append(origins.index(origin))
+            run = run | {"flags": _told_flags(config), "provenance": places[0]}
+            runs.append(run | ({"resumed": places[1:]} if places[1:] else {}))
+        here = {run["run"] for run, _ in own}
+        tables.append(part.table[[Path(folder).name in here for folder in part.table.folder]])
+    names = [run["run"] for run in runs]
+    twice = next((name for name in names if names.count(name) > 1), None)
+    if twice:
+        raise UserError(f"two runs are called {twice}: leave one out")
+    first = runs[0]["flags"]
+    shared = {n: v for n, v in first.items() if all(run["flags"][n] == v for run in runs)}
+    for run in runs:
+        run["flags"] = {n: v for n, v in run["flags"].items() if n not in shared}
+    table = pd.concat([table for table in tables if len(table)], ignore_index=True)
+    sizes = sorted(table.get("autoattack_examples", pd.Series(dtype=float)).dropna().unique())
+    if len(sizes) > 1:
+        what = " and ".join(f"{size:,.0f}" for size in sizes)
+        raise UserError(f"AutoAttack tried {what} images of these runs: leave one of them out")
+    hours = round(sum(part.record["hours"] for part in parts), 2)
+    record = {"shared": shared, "runs": runs, "provenance": origins, "hours": hours}
+    return Runs(table, record)
+
+
+def _each_once(parts):
+    """[(run of the record, its RunConfig)] of each part, without the runs of earlier ones."""
+    seen, again, own = set(), [], []
+    for part in parts:
+        own.append([])
+        for run in part.record["runs"]:
+            config = RunConfig.of(part.record["shared"] | run["flags"])
+            if run_key(config) in seen:
+                again.append(run["run"])
+            else:
+                seen.add(run_key(config))
+                own[-1].append((run, config))
+    if again:
+        few = again[0] + (f" and {len(again) - 1} more" if len(again) > 1 else "")
+        print(f"note: several sources have {few}: counted once")
+    return own
+
+
+def _told_flags(config):
+    """The flags that a record tells: not where a run was computed nor its folders."""
+    flags = config.flags()
+    return {flag.name: flags[flag.name] for flag in all_flags() if flag.result}
+
+
+def _from_folders(patterns):
     """The Runs of run folders and patterns."""
     table = _with_last_iteration(load(patterns))
     table = _with_autoattack(table)
-    configs = {folder: saved_config(folder) for folder in table.folder.unique()}
-    # where a run was computed, and its folders, are nobody else's
-    told = [flag.name for flag in all_flags() if flag.result]
-    flags = {folder: RunConfig.of(saved["flags"]).flags() for folder, saved in configs.items()}
-    flags = {folder: {name: own[name] for name in told} for folder, own in flags.items()}
-    first = next(iter(flags.values()))
-    shared = {n: first[n] for n in told if all(own[n] == first[n] for own in flags.values())}
     origins, runs = [], []
     for folder, rows in table.groupby("folder", sort=False):
-        saved, places = configs[folder], []
+        saved, places = saved_config(folder), []
         for origin in (saved["provenance"], *saved.get("resumed", [])):
-            origin = {k: v for k, v in origin.items() if k not in ("host", "round")}
-            if origin not in origins:
-                origins.append(origin)
-            places.append(origins.index(origin))
-        own = {n: v for n, v in flags[folder].items() if n not in shared}
+            origins.append({k: v for k, v in origin.items() if k not in ("host", "round")})
+            places.append(len(origins) - 1)
         runs.append({
             "run": Path(folder).name,
             "done": bool(rows.done.iloc[0]),
             "rounds": len(rows),
-            "flags": own,
+            "flags": saved["flags"],
             "provenance": places[0],
         } | ({"resumed": places[1:]} if places[1:] else {}))  # fmt: skip
-    names = [run["run"] for run in runs]
-    twice = next((name for name in names if names.count(name) > 1), None)
-    if twice:
-        raise UserError(f"two folders are called {twice}: leave one out")
-    hours = round(float(table.get("seconds", pd.Series(dtype=float)).sum()) / 3600, 2)
-    record = {"shared": shared, "runs": runs, "provenance": origins, "hours": hours}
-    return Runs(table, record)
+    hours = float(table.get("seconds", pd.Series(dtype=float)).sum()) / 3600
+    return Runs(table, {"shared": {}, "runs": runs, "provenance": origins, "hours": hours})
 
 
 def _with_last_iteration(table):
@@ -195,8 +269,8 @@ def origins(record):
     return list(dict.fromkeys(lines))
 
 
-def read_saved(path):
-    """The contents of expN.json; UserError if it is damaged."""
+def read_saved(path, right="run the experiment again, or remove it"):
+    """The contents of expN.json; UserError if it is damaged, with what would be right."""
     try:
         saved = json.loads(Path(path).read_text(encoding="utf-8"))
         record = saved["record"]
@@ -221,4 +295,9 @@ def read_saved(path):
         return saved
     except (OSError, ValueError, KeyError, IndexError, TypeError, AttributeError) as error:
         why = f"cannot be read ({type(error).__name__}: {error})"
-        raise UserError(f"{path} {why}: run the experiment again, or remove it") from None
+        raise UserError(f"{path} {why}: {right}") from None
+
+
+def _read_named(path):
+    """read_saved for a file that a user names as a source of runs."""
+    return read_saved(path, "name an expN.json that report.py wrote")

@@ -129,6 +129,11 @@ def identity(config):
     return tuple(sorted((name, str(value)) for name, value in (config.arm() | own).items()))
 
 
+def run_key(config):
+    """What two runs that are each other's repeats have in common: arm, seed and draw."""
+    return identity(config), config.seed, config.reinit_draw
+
+
 def tested_as(flags, name):
     """The settings of an attack on a run's nets, in words; its flags as a row of the table.
 
@@ -166,8 +171,7 @@ def _without_repeats(runs):
     kept = {}
     for run in runs:
         path, config = run[:2]
-        key = identity(config), config.seed, config.reinit_draw
-        if kept.setdefault(key, run) is not run:
+        if kept.setdefault(run_key(config), run) is not run:
             print(f"note: {path} repeats another run's flags and seed and is left out")
     return list(kept.values())
 

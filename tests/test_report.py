@@ -722,6 +722,46 @@ def test_everything_is_recomputed_from_what_is_published(made, tmp_path):
     assert flags["prune_iterations"] == 5 and flags["attack"] == "fgsm"
 
 
+def test_new_runs_are_answered_beside_published_ones(made, tmp_path, capsys):
+    """Law: what was published of runs stands for their folders, and a run in both counts once."""
+    whole = made / "report"
+    for number, more in enumerate(([], [f"{made}/a/000-*"])):
+        output = tmp_path / str(number)
+        sources = [f"{whole}/exp1.json", f"{made}/b/*", *more]
+        assert report.main([*sources, "--experiment=6", "-o", str(output)]) == 0
+        for name in ("exp6-comparisons.csv", "exp6-means.csv"):
+            assert (output / name).read_text() == (whole / name).read_text()
+        saved, other = (
+            json.loads((folder / "exp6.json").read_text()) for folder in (output, whole)
+        )
+        assert saved["answer"] == other["answer"] and saved["record"]["hours"] > 0
+        ours, theirs = (
+            {
+                run["run"]: (run["done"], run["rounds"], record["shared"] | run["flags"])
+                for run in record["runs"]
+            }
+            for record in (saved["record"], other["record"])
+        )
+        assert ours == theirs
+        # the commands that trained what was published, and this call
+        assert saved["commands"][0] == "python main.py '<script>alert(1)</script>' & \"x\""
+        assert [line.startswith("python report.py") for line in saved["commands"]] == [0, 0, 1]
+        assert (": counted once" in capsys.readouterr().out) == bool(more)
+
+
+def test_what_is_no_published_file_is_told(made, tmp_path, capsys):
+    (tmp_path / "other.json").write_text("{}")
+    lost = shutil.copytree(made / "report", tmp_path / "lost")
+    (lost / "exp1.csv").unlink()
+    for source, says in (
+        (tmp_path / "other.json", "name an expN.json that report.py wrote"),
+        (tmp_path / "none.json", "name an expN.json that report.py wrote"),
+        (lost / "exp1.json", "exp1.csv cannot be read"),
+    ):
+        assert says in fails(capsys, source, "--experiment=1", "-o", tmp_path / "no")
+        assert not (tmp_path / "no").exists()
+
+
 def no_round(table, name):
     return table[(table.run != name) | (table["round"] != 2)]
 
@@ -875,3 +915,15 @@ def test_autoattack_is_compared_where_it_tried_the_most_nets(tmp_path):
     table = published.gather([f"{tmp_path / 'runs'}/*"]).table
     assert table.whitebox_autoattack_accuracy.tolist() == [5.0] * 5
     assert set(table.autoattack_examples) == {200}
+
+
+def test_autoattack_on_two_numbers_of_images_is_not_joined(tmp_path):
+    parts = []
+    for size in (200, 500):
+        run = fake_run(tmp_path / str(size), [90.0] * 5, seed=size)
+        rows = [{"round": n, "density": d, "autoattack": 5.0} for n, d in enumerate(DENSITIES)]
+        write_csv(run / f"attacked_evaluation-autoattack-{size}.csv", rows)
+        parts.append(published.gather([f"{tmp_path / str(size)}/*"]))
+    assert len(published.join(parts[:1]).table) == 5
+    with pytest.raises(UserError, match="200 and 500 images"):
+        published.join(parts)
