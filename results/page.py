@@ -27,6 +27,7 @@ td { white-space: nowrap; }
 .verdicts th, .verdicts td { white-space: normal; text-align: left; vertical-align: top;
   min-width: 6.5rem; }
 .verdicts td:nth-child(1) { min-width: 11rem; }
+.basis th, .basis td { white-space: normal; text-align: left; vertical-align: top; }
 /* on a telephone a row is read from above */
 @media (max-width: 40rem) { .verdicts th, .verdicts td:empty { display: none; }
   .verdicts tr { display: block; border-bottom: 1px solid var(--rule); padding: .4rem 0; }
@@ -59,7 +60,7 @@ def page(results, pictures):
         f"<title>Lottery tickets under attack</title><style>{STYLE}</style></head>\n"
         f"<body><h1>Lottery tickets under attack</h1>\n"
         f"{html_table(verdicts(results), 'verdicts')}<p>{HOW_TO_READ}</p>\n{contents(results)}"
-        f"<p>What each answer rests on</p>\n{html_table(basis(results))}"
+        f"<p>What each answer rests on</p>\n{html_table(basis(results), 'basis')}"
         f"{''.join(parts)}</body></html>\n"
     )
 

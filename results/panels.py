@@ -5,6 +5,8 @@ from results.declared import FEWEST
 from results.figures import OTHER_STYLE, STYLES, Line, draw_panel, legend_below, new_figure, palette
 from results.table import column_title
 
+WIDEST = 4  # panels in a row, if those of a facet can be put into several rows
+
 
 def draw(study):
     """The figure of a results.answer.Study."""
@@ -14,8 +16,11 @@ def draw(study):
         for word in (study.words[panel.facet] if panel.facet else [""])
         if (lines := _lines(study, panel, word))["mean"].notna().any()
     ]
-    words = {word for _, word, _ in cells}
+    words = list(dict.fromkeys(word for _, word, _ in cells))
     columns = len(words) if len(words) > 1 else min(3, len(cells))
+    if columns > WIDEST:  # in so many blocks, each with all its panels, that its rows are full
+        columns = max((n for n in range(2, WIDEST + 1) if columns % n == 0), default=columns)
+        cells.sort(key=lambda cell: words.index(cell[1]) // columns)
     shared = [study.table[name].unique() for name in ("arch_type", "dataset")]
     title = " on ".join(values[0] for values in shared if len(values) == 1)
     figure, axes = new_figure(title, columns, -(-len(cells) // columns))

@@ -35,15 +35,19 @@ class Runs:
 
 
 def gather(sources):
-    """The Runs of run folders, of patterns of them, and of published expN.json files.
+    """The Runs of run folders, of patterns of them, and of published expN.json files, in order.
 
-    A run that several sources have counts once, a folder's before a published one. UserError for
-    what cannot be read or compared.
+    A run that several sources have counts once, the first's. UserError for what cannot be read or
+    compared.
     """
-    files = [Path(source) for source in sources if is_published(source)]
-    folders = [source for source in sources if not is_published(source)]
-    parts = [_from_folders(folders)] if folders else []
-    parts += [read(path.parent, path.stem, _read_named(path)) for path in files]
+    folders, parts = [source for source in sources if not is_published(source)], []
+    for source in sources:
+        if is_published(source):
+            path = Path(source)
+            parts.append(read(path.parent, path.stem, _read_named(path)))
+        elif folders:  # all of them in the place of the first
+            parts.append(_from_folders(folders))
+            folders = []
     return join(parts)
 
 

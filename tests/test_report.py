@@ -14,7 +14,7 @@ from scipy import stats as scipy_stats
 
 import report
 from helpers import DENSITIES, fake_run, fake_study, only
-from results import published, stats, words
+from results import panels, published, stats, words
 from results.answer import Study
 from results.declared import rounds_of
 from results.question import Contrast, Factor, Panel, Question
@@ -438,6 +438,22 @@ def test_architectures_and_datasets(tmp_path):
     assert verdicts(saved, "lt - reinit")["fc1 on fashionmnist, clean data"] == "same"
     assert not any(" − " in row["label"] for row in saved["comparisons"])  # seeds do not pair
     assert "agree" not in " ".join([saved["answer"], *saved["details"]])
+
+
+def test_six_places_are_drawn_three_in_a_row(tmp_path):
+    """Law: each place's accuracy and its lead stand one above the other."""
+    for data in ("mnist", "fashionmnist"):
+        for net in ("fc1", "lenet5", "conv2"):
+            flags = {"dataset": data, "arch_type": net, "seeds": (0, 1)}
+            fake_study(tmp_path / "runs", [(rate(0), 1, 97), (rate(0.5), 1, 96)], **flags)
+    study = Study(QUESTIONS["5"], published.gather([f"{tmp_path}/runs/*"]).table)
+    axes = panels.draw(study).axes
+    grid = {(cell.rowspan.start, cell.colspan.start): axis.get_title() for axis in axes
+            if (cell := axis.get_subplotspec())}  # fmt: skip
+    places = [[grid[row, column].partition(": ")[0] for column in range(3)] for row in range(4)]
+    assert places[0] == places[1] and places[2] == places[3]
+    assert len({*places[0], *places[2]}) == 6
+    assert all(grid[row, 0].endswith(": lt - reinit") == (row % 2 == 1) for row in range(4))
 
 
 def test_oneshot(tmp_path):
