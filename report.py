@@ -136,6 +136,17 @@ def make_parser():
     return parser
 
 
+def _place(args, name):
+    """Where a table that a question reads beside the runs is: in --tickets, or published with the
+    only source; None for neither.
+    """
+    if args.tickets:
+        return Path(args.tickets) / f"{name}.csv"
+    paths = published.files(args.runs)
+    alone = len(paths) == len(args.runs) == 1 and paths[0].stem == f"exp{args.experiment}"
+    return paths[0].with_name(f"{paths[0].stem}-{name}.csv") if alone else None
+
+
 def from_runs(args):
     """{experiment: (saved, study, runs, tables)} of the runs on the command line."""
     if not args.experiment or not args.runs:
@@ -143,7 +154,7 @@ def from_runs(args):
     question, name = QUESTIONS.choose(args.experiment), args.experiment
     if args.tickets and not question.tables:
         raise UserError(f"--tickets is of experiment 3, not of {name}")
-    tables = read_tables(question, lambda n: args.tickets and Path(args.tickets) / f"{n}.csv")
+    tables = read_tables(question, lambda n: _place(args, n))
     if args.tickets and not tables:
         right = "tickets.py --a CLEAN RUNS --b ATTACKED RUNS -o FOLDER writes it"
         raise UserError(f"{Path(args.tickets) / question.tables[0]}.csv is not there: {right}")

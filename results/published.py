@@ -4,6 +4,7 @@ expN.csv is one tidy table, a row a run and round; expN.json says of each run it
 revision and what it ran on. `gather` reads run folders and what was published alike.
 """
 
+import glob
 import json
 import math
 from dataclasses import dataclass
@@ -13,7 +14,16 @@ import numpy as np
 import pandas as pd
 
 from config import RunConfig, all_flags
-from results.table import AUTOATTACK, AUTOATTACKED, EVALUATION, epochs, load, run_key, shown_flags
+from results.table import (
+    AUTOATTACK,
+    AUTOATTACKED,
+    EVALUATION,
+    epochs,
+    identity,
+    load,
+    run_key,
+    shown_flags,
+)
 from store.files import read_csv
 from store.saved import check_flags, saved_config
 from utils import UserError
@@ -37,18 +47,17 @@ class Runs:
 def gather(sources):
     """The Runs of run folders, of patterns of them, and of published expN.json files, in order.
 
-    A run that several sources have counts once, the first's. UserError for what cannot be read or
+    Folders are taken together, in the place of the first. Of a run that several sources have, the
+    one that is done or has more rounds counts, else the first. UserError for what cannot be read or
     compared.
     """
-    folders, parts = [source for source in sources if not is_published(source)], []
-    for source in sources:
-        if is_published(source):
-            path = Path(source)
-            parts.append(read(path.parent, path.stem, _read_named(path)))
-        elif folders:  # all of them in the place of the first
-            parts.append(_from_folders(folders))
-            folders = []
-    return join(parts)
+    known = {path: read(path.parent, path.stem, _read_named(path)) for path in files(sources)}
+    sizes = [size for part in known.values() for size in _sizes(part.table)]
+    folders = [source for source in sources if not is_published(source)]
+    own = [_from_folders(folders, sizes)] if folders else []
+    before = files(sources[: sources.index(folders[0])]) if folders else known
+    parts = [known[path] for path in before], [known[path] for path in known if path not in before]
+    return join([*parts[0], *own, *parts[1]])
 
 
 def is_published(source):
@@ -56,23 +65,32 @@ def is_published(source):
     return Path(source).suffix == ".json" and not Path(source).is_dir()
 
 
+def files(sources):
+    """The paths of published files among sources, of patterns too, each once."""
+    paths = []
+    for source in filter(is_published, sources):
+        paths += sorted(map(Path, glob.glob(str(source)))) or [Path(source)]
+    return list(dict.fromkeys(paths))
+
+
 def commands(sources):
     """The commands that trained the runs of the published files among the sources, each once."""
     lines = [
         line
-        for source in filter(is_published, sources)
-        for line in _read_named(source).get("commands", [])
+        for path in files(sources)
+        for line in _read_named(path).get("commands", [])
         if not line.startswith("python report.py ")
     ]
     return list(dict.fromkeys(lines))
 
 
 def join(parts):
-    """One Runs of several: of a run that is in more than one the first counts.
+    """One Runs of several, each run once (`gather` says which one).
 
-    Its hours are the sum of theirs, which is more than was spent where they share runs.
+    Its hours are the sum of those of the parts that it takes runs of: more than was spent where
+    they share some.
     """
-    runs, tables, origins = [], [], []
+    runs, tables, origins, hours, configs = [], [], [], 0.0, {}
     for part, own in zip(parts, _each_once(parts), strict=True):
         for run, config in own:
             places = []
@@ -81,10 +99,13 @@ def join(parts):
                 if origin not in origins:
                     origins.append(origin)
                 places.append(origins.index(origin))
-            run = run | {"flags": _told_flags(config), "provenance": places[0]}
-            runs.append(run | ({"resumed": places[1:]} if places[1:] else {}))
-        here = {run["run"] for run, _ in own}
-        tables.append(part.table[[Path(folder).name in here for folder in part.table.folder]])
+            kept = {name: run[name] for name in ("run", "done", "rounds")}
+            kept |= {"flags": _told_flags(config), "provenance": places[0]}
+            runs.append(kept | ({"resumed": places[1:]} if places[1:] else {}))
+        here = {_folder(run): config for run, config in own}
+        tables.append(part.table[part.table.folder.isin(here.keys())])
+        configs |= here
+        hours += part.record["hours"] if own else 0
     names = [run["run"] for run in runs]
     twice = next((name for name in names if names.count(name) > 1), None)
     if twice:
@@ -94,31 +115,53 @@ def join(parts):
     for run in runs:
         run["flags"] = {n: v for n, v in run["flags"].items() if n not in shared}
     table = pd.concat([table for table in tables if len(table)], ignore_index=True)
-    sizes = sorted(table.get("autoattack_examples", pd.Series(dtype=float)).dropna().unique())
-    if len(sizes) > 1:
-        what = " and ".join(f"{size:,.0f}" for size in sizes)
-        raise UserError(f"AutoAttack tried {what} images of these runs: leave one of them out")
-    hours = round(sum(part.record["hours"] for part in parts), 2)
-    record = {"shared": shared, "runs": runs, "provenance": origins, "hours": hours}
+    _check_alike(table, configs)
+    record = {"shared": shared, "runs": runs, "provenance": origins, "hours": round(hours, 2)}
     return Runs(table, record)
 
 
+def _folder(run):
+    """What the table calls a run of the record."""
+    return run.get("folder", run["run"])
+
+
 def _each_once(parts):
-    """[(run of the record, its RunConfig)] of each part, without the runs of earlier ones."""
-    seen, again, own = set(), [], []
-    for part in parts:
-        own.append([])
+    """[(run of the record, its RunConfig)] of each part: what counts of its runs."""
+    best, again = {}, []
+    for number, part in enumerate(parts):
         for run in part.record["runs"]:
             config = RunConfig.of(part.record["shared"] | run["flags"])
-            if run_key(config) in seen:
+            key, told = run_key(config), (run["done"], run["rounds"])
+            if key in best:
                 again.append(run["run"])
-            else:
-                seen.add(run_key(config))
-                own[-1].append((run, config))
+            if key not in best or told > best[key][0]:
+                best[key] = told, number, (run, config)
     if again:
         few = again[0] + (f" and {len(again) - 1} more" if len(again) > 1 else "")
         print(f"note: several sources have {few}: counted once")
-    return own
+    return [[run for _, owner, run in best.values() if owner == n] for n in range(len(parts))]
+
+
+def _check_alike(table, configs):
+    """UserError for runs of one arm of which only one has an accuracy, and for AutoAttack on
+    several numbers of images. configs: folder -> RunConfig.
+    """
+    if len(sizes := _sizes(table)) > 1:
+        what = " and ".join(f"{size:,.0f}" for size in sizes)
+        raise UserError(f"AutoAttack tried {what} images of these runs: leave one of them out")
+    names = [n for n in table if n.endswith("_accuracy") and n != AUTOATTACKED]
+    arms = {}
+    for folder, rows in table.groupby("folder", sort=False):
+        has = {name for name in names if rows[name].notna().any()}
+        first, theirs = arms.setdefault(identity(configs[folder]), (folder, has))
+        if odd := sorted(has ^ theirs):
+            what = f"{first} and {folder} are of one arm, and only one of them has"
+            raise UserError(f"{what} {', '.join(odd)}: leave one out")
+
+
+def _sizes(table):
+    """On how many images AutoAttack tried a table's nets, ascending."""
+    return sorted(table.get("autoattack_examples", pd.Series(dtype=float)).dropna().unique())
 
 
 def _told_flags(config):
@@ -127,10 +170,12 @@ def _told_flags(config):
     return {flag.name: flags[flag.name] for flag in all_flags() if flag.result}
 
 
-def _from_folders(patterns):
-    """The Runs of run folders and patterns."""
+def _from_folders(patterns, sizes=()):
+    """The Runs of run folders and patterns. sizes: numbers of images that AutoAttack tried of
+    what they stand beside.
+    """
     table = _with_last_iteration(load(patterns))
-    table = _with_autoattack(table)
+    table = _with_autoattack(table, sizes)
     origins, runs = [], []
     for folder, rows in table.groupby("folder", sort=False):
         saved, places = saved_config(folder), []
@@ -139,6 +184,7 @@ def _from_folders(patterns):
             places.append(len(origins) - 1)
         runs.append({
             "run": Path(folder).name,
+            "folder": folder,
             "done": bool(rows.done.iloc[0]),
             "rounds": len(rows),
             "flags": saved["flags"],
@@ -158,10 +204,10 @@ def _with_last_iteration(table):
     return table.join(last, on=["folder", "round"])
 
 
-def _with_autoattack(table):
+def _with_autoattack(table, sizes=()):
     """The table with the accuracies that attacks.py evaluate --attacks autoattack has found.
 
-    On one number of images, that by which the most nets were tried.
+    On one number of images: one of `sizes`, else that by which the most nets were tried.
     """
     found = {}
     kept = dict(zip(table.folder, table.save_weights, strict=True))
@@ -181,7 +227,7 @@ def _with_autoattack(table):
     if not found:
         return table
     runs = {size: {folder for folder, _ in tried} for size, tried in found.items()}
-    size = max(found, key=lambda size: (len(runs[size]), len(found[size]), size))
+    size = max(found, key=lambda n: (n in sizes, len(runs[n]), len(found[n]), n))
     if others := set.union(*runs.values()) - runs[size]:
         what = f"{len(others)} of these runs were tried by AutoAttack on other numbers of images"
         print(f"note: {what} than {size}: left out")
@@ -201,7 +247,7 @@ def tidy(runs):
 
 
 # columns that a question may read; without them a table says nothing
-NEEDED = ("round", "density", "test_accuracy", "early_stop_iteration")
+NEEDED = ("round", "total", "density", "test_accuracy", "early_stop_iteration")
 
 
 def read(folder, stem, saved):
@@ -282,6 +328,9 @@ def read_saved(path, right="run the experiment again, or remove it"):
         kinds += [(saved.get("commands", []), list), (record["runs"][0], dict)]
         kinds += [(record["hours"], float)]
         kinds += [(origin, dict) for origin in record["provenance"]]
+        kinds += [(origin.get("versions") or {}, dict) for origin in record["provenance"]]
+        if not 0 <= record["hours"] < math.inf:
+            raise ValueError(f"hours is {record['hours']}")
         needed = {flag.name for flag in all_flags() if flag.result and not flag.late}
         for run in record["runs"]:
             kinds += [(run["run"], str), (run["done"], bool), (run["flags"], dict)]
@@ -290,14 +339,16 @@ def read_saved(path, right="run the experiment again, or remove it"):
             if lacking := needed - flags.keys():
                 raise ValueError(f"{run['run']} has no {min(lacking)}")
             check_flags(flags)
-            if not 0 <= run["provenance"] < len(record["provenance"]):
-                raise ValueError(f"{run['run']} has no provenance")
+            for place in (run["provenance"], *run.get("resumed", [])):
+                kinds += [(place, int)]
+                if not 0 <= place < len(record["provenance"]):
+                    raise ValueError(f"{run['run']} has no provenance")
         kinds += [(line, str) for line in saved.get("commands", [])]
         for value, kind in kinds:
             if not isinstance(value, kind):
                 raise TypeError(f"{value!r} is no {kind.__name__}")
         return saved
-    except (OSError, ValueError, KeyError, IndexError, TypeError, AttributeError) as error:
+    except (OSError, ValueError, LookupError, TypeError, AttributeError, RecursionError) as error:
         why = f"cannot be read ({type(error).__name__}: {error})"
         raise UserError(f"{path} {why}: {right}") from None
 

@@ -162,9 +162,11 @@ def _rewound(study):
 
 def _names(study):
     """What a network's name could be mistaken for."""
-    if "lenet5" not in set(study.table.arch_type):
+    totals = study.table.total[study.table.arch_type == "lenet5"].unique()
+    if not len(totals):
         return []
-    return ["lenet5 is what the older script calls so (3.3 million weights), not LeCun's net."]
+    sizes = " or ".join(f"{total / 1e6:.2g}" for total in sorted(totals))
+    return [f"lenet5 is what the older script calls so ({sizes} million weights), not LeCun's net."]
 
 
 def _surrogates(study):

@@ -422,6 +422,10 @@ def test_the_overlap_of_other_runs_is_refused(tmp_path, two_tickets, capsys):
     options = ["--tickets", str(tmp_path / "tickets")]
     saved = reported(tmp_path, 3, *two_tickets, options=options)
     assert f"--tickets {tmp_path / 'tickets'}" in saved["commands"][-1]
+    # what was published has its tables beside it
+    again = [str(tmp_path / "report" / "exp3.json"), "--experiment=3", "-o", str(tmp_path / "two")]
+    assert report.main(again) == 0
+    assert json.loads((tmp_path / "two" / "exp3.json").read_text())["answer"] == saved["answer"]
 
 
 def test_architectures_and_datasets(tmp_path):
@@ -765,6 +769,30 @@ def test_new_runs_are_answered_beside_published_ones(made, tmp_path, capsys):
         assert (": counted once" in capsys.readouterr().out) == bool(more)
 
 
+def test_a_finished_run_counts_before_its_unfinished_self(tmp_path, capsys):
+    """Defect: what was published of a run that went on stood for it."""
+    conditions = [(rate(0), 1, 97), (rate(0.5), 1, 96)]
+    runs = fake_study(tmp_path / "runs", conditions, seeds=(0, 1, 2))
+    late = next(runs.glob("*-lt-s2-*"))
+    whole = (late / "rounds.csv").read_text()
+    (late / "rounds.csv").write_text("".join(whole.splitlines(keepends=True)[:4]))
+    reported(tmp_path, 1, runs)
+    (late / "rounds.csv").write_text(whole)
+    report_of = tmp_path / "report" / "exp1.json"
+    saved = answer("1", runs)
+    joined = published.gather([str(report_of), f"{runs}/*"])
+    assert words.answer(Study(QUESTIONS["1"], joined.table, {}))["answer"] == saved["answer"]
+    assert {run["rounds"] for run in joined.record["runs"]} == {5}
+
+
+def test_one_arm_with_other_columns_in_another_source(tmp_path):
+    """Defect: seeds of an arm that lack an accuracy stood beside published ones that have it."""
+    reported(tmp_path, 1, fake_study(tmp_path / "a", [(rate(0), 1, 97), (rate(0.5), 1, 96)]))
+    fake_run(tmp_path / "b", [97.0] * 5, {"whitebox_own_accuracy": 1.0}, seed=7)
+    with pytest.raises(UserError, match="only one of them has whitebox_own_accuracy"):
+        published.gather([str(tmp_path / "report" / "exp1.json"), f"{tmp_path / 'b'}/*"])
+
+
 def test_what_is_no_published_file_is_told(made, tmp_path, capsys):
     (tmp_path / "other.json").write_text("{}")
     lost = shutil.copytree(made / "report", tmp_path / "lost")
@@ -933,13 +961,19 @@ def test_autoattack_is_compared_where_it_tried_the_most_nets(tmp_path):
     assert set(table.autoattack_examples) == {200}
 
 
-def test_autoattack_on_two_numbers_of_images_is_not_joined(tmp_path):
-    parts = []
-    for size in (200, 500):
-        run = fake_run(tmp_path / str(size), [90.0] * 5, seed=size)
-        rows = [{"round": n, "density": d, "autoattack": 5.0} for n, d in enumerate(DENSITIES)]
-        write_csv(run / f"attacked_evaluation-autoattack-{size}.csv", rows)
-        parts.append(published.gather([f"{tmp_path / str(size)}/*"]))
-    assert len(published.join(parts[:1]).table) == 5
+def test_autoattack_is_joined_on_one_number_of_images(tmp_path):
+    """Law: folders give the number of images that what they stand beside has, or are refused."""
+    runs = fake_study(tmp_path / "a", [(rate(0), 1, 97), (rate(0.5), 1, 96)], seeds=(0, 1))
+    more = fake_study(tmp_path / "b", [(rate(0), 1, 97), (rate(0.5), 1, 96)], seeds=(2, 3))
+    rows = [{"round": n, "density": d, "autoattack": 5.0} for n, d in enumerate(DENSITIES)]
+    for folder, size in [(runs, 200), (more, 500)]:
+        for run in folder.iterdir():
+            write_csv(run / f"attacked_evaluation-autoattack-{size}.csv", rows)
+    reported(tmp_path, 1, runs)
+    sources = [str(tmp_path / "report" / "exp1.json"), f"{more}/*"]
     with pytest.raises(UserError, match="200 and 500 images"):
-        published.join(parts)
+        published.gather(sources)
+    for run in more.iterdir():
+        write_csv(run / "attacked_evaluation-autoattack-200.csv", rows)
+    assert set(published.gather(sources).table.autoattack_examples) == {200}
+    assert set(published.gather(sources[1:]).table.autoattack_examples) == {500}
