@@ -162,9 +162,10 @@ def _rewound(study):
 
 def _names(study):
     """What a network's name could be mistaken for."""
-    totals = study.table.total[study.table.arch_type == "lenet5"].unique()
-    if not len(totals):
+    rows = study.table[study.table.arch_type == "lenet5"]
+    if rows.empty:
         return []
+    totals = rows.total.unique()
     sizes = " or ".join(f"{total / 1e6:.2g}" for total in sorted(totals))
     return [f"lenet5 is what the older script calls so ({sizes} million weights), not LeCun's net."]
 
