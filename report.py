@@ -18,7 +18,7 @@ from pathlib import Path
 
 import pandas as pd
 
-from results import published, words
+from results import published, sources, words
 from results.answer import Study
 from results.figures import save_figure, use_theme
 from results.page import fill, page, section
@@ -142,7 +142,7 @@ def _place(args, name):
     """
     if args.tickets:
         return Path(args.tickets) / f"{name}.csv"
-    paths = published.files(args.runs)
+    paths = sources.files(args.runs)
     alone = len(paths) == len(args.runs) == 1 and paths[0].stem == f"exp{args.experiment}"
     return paths[0].with_name(f"{paths[0].stem}-{name}.csv") if alone else None
 
@@ -158,8 +158,8 @@ def from_runs(args):
     if args.tickets and not tables:
         right = "tickets.py --a CLEAN RUNS --b ATTACKED RUNS -o FOLDER writes it"
         raise UserError(f"{Path(args.tickets) / question.tables[0]}.csv is not there: {right}")
-    runs = published.gather(args.runs)
-    known = published.commands(args.runs)
+    runs = sources.gather(args.runs)
+    known = sources.commands(args.runs)
     call = ["python", "report.py", f"--experiment={name}", *args.runs]
     call += [*(["--tickets", args.tickets] if args.tickets else []), "-o", args.output]
     commands = [*known, *filter(None, args.command.splitlines()), shlex.join(call)]

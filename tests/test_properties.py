@@ -19,7 +19,7 @@ import results
 from attacks import ATTACKS
 from config import PRESETS, all_flags
 from helpers import StopsAt, numbers, same
-from results.published import gather
+from results.sources import gather
 from results.ticket import open_ticket
 from study.request import parse_runs
 from utils import UserError

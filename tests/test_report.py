@@ -14,7 +14,7 @@ from scipy import stats as scipy_stats
 
 import report
 from helpers import DENSITIES, fake_run, fake_study, only
-from results import panels, published, stats, words
+from results import panels, sources, stats, words
 from results.answer import Study
 from results.declared import rounds_of
 from results.question import Contrast, Factor, Panel, Question
@@ -31,7 +31,7 @@ def rate(value, **flags):
 
 def answer(experiment, *folders, **tables):
     """What a question's engine finds, as it is saved, without drawing it."""
-    runs = published.gather([f"{folder}/*" for folder in folders])
+    runs = sources.gather([f"{folder}/*" for folder in folders])
     study = Study(QUESTIONS[experiment], runs.table, tables)
     saved = json.loads(json.dumps(words.answer(study), allow_nan=False))
     return saved | {"lines": study.lines.to_dict("records")}
@@ -450,7 +450,7 @@ def test_six_places_are_drawn_three_in_a_row(tmp_path):
         for net in ("fc1", "lenet5", "conv2"):
             flags = {"dataset": data, "arch_type": net, "seeds": (0, 1)}
             fake_study(tmp_path / "runs", [(rate(0), 1, 97), (rate(0.5), 1, 96)], **flags)
-    study = Study(QUESTIONS["5"], published.gather([f"{tmp_path}/runs/*"]).table)
+    study = Study(QUESTIONS["5"], sources.gather([f"{tmp_path}/runs/*"]).table)
     axes = panels.draw(study).axes
     grid = {(cell.rowspan.start, cell.colspan.start): axis.get_title() for axis in axes
             if (cell := axis.get_subplotspec())}  # fmt: skip
@@ -747,8 +747,8 @@ def test_new_runs_are_answered_beside_published_ones(made, tmp_path, capsys):
     whole = made / "report"
     for number, more in enumerate(([], [f"{made}/a/000-*"])):
         output = tmp_path / str(number)
-        sources = [f"{whole}/exp1.json", f"{made}/b/*", *more]
-        assert report.main([*sources, "--experiment=6", "-o", str(output)]) == 0
+        given = [f"{whole}/exp1.json", f"{made}/b/*", *more]
+        assert report.main([*given, "--experiment=6", "-o", str(output)]) == 0
         for name in ("exp6-comparisons.csv", "exp6-means.csv"):
             assert (output / name).read_text() == (whole / name).read_text()
         saved, other = (
@@ -780,7 +780,7 @@ def test_a_finished_run_counts_before_its_unfinished_self(tmp_path, capsys):
     (late / "rounds.csv").write_text(whole)
     report_of = tmp_path / "report" / "exp1.json"
     saved = answer("1", runs)
-    joined = published.gather([str(report_of), f"{runs}/*"])
+    joined = sources.gather([str(report_of), f"{runs}/*"])
     assert words.answer(Study(QUESTIONS["1"], joined.table, {}))["answer"] == saved["answer"]
     assert {run["rounds"] for run in joined.record["runs"]} == {5}
 
@@ -790,7 +790,7 @@ def test_one_arm_with_other_columns_in_another_source(tmp_path):
     reported(tmp_path, 1, fake_study(tmp_path / "a", [(rate(0), 1, 97), (rate(0.5), 1, 96)]))
     fake_run(tmp_path / "b", [97.0] * 5, {"whitebox_own_accuracy": 1.0}, seed=7)
     with pytest.raises(UserError, match="only one of them has whitebox_own_accuracy"):
-        published.gather([str(tmp_path / "report" / "exp1.json"), f"{tmp_path / 'b'}/*"])
+        sources.gather([str(tmp_path / "report" / "exp1.json"), f"{tmp_path / 'b'}/*"])
 
 
 def test_what_is_no_published_file_is_told(made, tmp_path, capsys):
@@ -945,7 +945,7 @@ def test_autoattack_of_the_last_weights_stands_beside_no_column_of_the_best(tmp_
         run = fake_run(tmp_path / kept, [90.0] * 5, save_weights=kept)
         rows = [{"round": n, "density": d, "autoattack": 5.0} for n, d in enumerate(DENSITIES)]
         write_csv(run / "attacked_evaluation-autoattack-200.csv", rows)
-        table = published.gather([f"{tmp_path / kept}/*"]).table
+        table = sources.gather([f"{tmp_path / kept}/*"]).table
         assert ("whitebox_autoattack_accuracy" in table) == (kept == "best")
 
 
@@ -956,7 +956,7 @@ def test_autoattack_is_compared_where_it_tried_the_most_nets(tmp_path):
     write_csv(run / "attacked_evaluation-autoattack-200.csv", rows)
     write_csv(run / "attacked_evaluation-autoattack-300.csv", rows[:1])
     write_csv(run / "attacked_evaluation-fgsm+autoattack-200.csv", rows[:1])
-    table = published.gather([f"{tmp_path / 'runs'}/*"]).table
+    table = sources.gather([f"{tmp_path / 'runs'}/*"]).table
     assert table.whitebox_autoattack_accuracy.tolist() == [5.0] * 5
     assert set(table.autoattack_examples) == {200}
 
@@ -970,10 +970,10 @@ def test_autoattack_is_joined_on_one_number_of_images(tmp_path):
         for run in folder.iterdir():
             write_csv(run / f"attacked_evaluation-autoattack-{size}.csv", rows)
     reported(tmp_path, 1, runs)
-    sources = [str(tmp_path / "report" / "exp1.json"), f"{more}/*"]
+    both = [str(tmp_path / "report" / "exp1.json"), f"{more}/*"]
     with pytest.raises(UserError, match="200 and 500 images"):
-        published.gather(sources)
+        sources.gather(both)
     for run in more.iterdir():
         write_csv(run / "attacked_evaluation-autoattack-200.csv", rows)
-    assert set(published.gather(sources).table.autoattack_examples) == {200}
-    assert set(published.gather(sources[1:]).table.autoattack_examples) == {500}
+    assert set(sources.gather(both).table.autoattack_examples) == {200}
+    assert set(sources.gather(both[1:]).table.autoattack_examples) == {500}
