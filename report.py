@@ -159,10 +159,9 @@ def from_runs(args):
         right = "tickets.py --a CLEAN RUNS --b ATTACKED RUNS -o FOLDER writes it"
         raise UserError(f"{Path(args.tickets) / question.tables[0]}.csv is not there: {right}")
     runs = sources.gather(args.runs)
-    known = sources.commands(args.runs)
     call = ["python", "report.py", f"--experiment={name}", *args.runs]
     call += [*(["--tickets", args.tickets] if args.tickets else []), "-o", args.output]
-    commands = [*known, *filter(None, args.command.splitlines()), shlex.join(call)]
+    commands = [*runs.commands, *filter(None, args.command.splitlines()), shlex.join(call)]
     saved, study = answer(name, runs, tables, commands)
     return {name: (saved, study, runs, tables)}
 
@@ -178,7 +177,7 @@ def from_published(args):
             was = published.read_saved(path)
             runs = published.read(source, f"exp{name}", was)
             tables = read_tables(question, lambda n, name=name: source / f"exp{name}-{n}.csv")
-            saved, study = answer(name, runs, tables, was.get("commands", []))
+            saved, study = answer(name, runs, tables, runs.commands)
             found[name] = saved, study, runs, tables
     if not found:
         raise UserError(f"{source} holds no expN.json: name a folder that report.py wrote")

@@ -6,7 +6,7 @@ revision and what it ran on. results/sources.py joins what was published with ru
 
 import json
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
@@ -26,11 +26,12 @@ class Runs:
 
     record: {"shared": flags, "runs": [{"run", "done", "rounds", "flags", "provenance", "resumed"}],
     "provenance": [...], "hours"}: the flags and origins of all runs, each once, and how long their
-    rounds took together.
+    rounds took together. commands: those that trained runs which were published, and reported them.
     """
 
     table: pd.DataFrame
     record: dict
+    commands: list = field(default_factory=list)
 
 
 def tidy(runs):
@@ -81,7 +82,7 @@ def read(folder, stem, saved):
         head = {"folder": name, "arm": "", "done": run["done"]} | flags
         head = pd.DataFrame({n: [v] * len(part) for n, v in head.items()}, part.index)
         rows.append(head.join(part.drop(columns="run")))
-    return Runs(pd.concat(rows, ignore_index=True), record)
+    return Runs(pd.concat(rows, ignore_index=True), record, saved.get("commands", []))
 
 
 def _wrong_columns(head, table):

@@ -7,7 +7,7 @@ import pandas as pd
 
 from config import RunConfig, all_flags
 from results.published import Runs, read, read_saved
-from results.table import AUTOATTACK, AUTOATTACKED, EVALUATION, epochs, identity, load, run_key
+from results.table import AUTOATTACK, AUTOATTACKED, EVALUATION, check_columns, epochs, load, run_key
 from store.files import read_csv
 from store.saved import saved_config
 from utils import UserError
@@ -20,13 +20,16 @@ def gather(sources):
     one that is done or has more rounds counts, else the first. UserError for what cannot be read or
     compared.
     """
-    known = {path: read(path.parent, path.stem, _read_named(path)) for path in files(sources)}
-    sizes = [size for part in known.values() for size in _sizes(part.table)]
+    parts = [
+        read(path.parent, path.stem, read_saved(path, "name an expN.json that report.py wrote"))
+        for path in files(sources)
+    ]
     folders = [source for source in sources if not is_published(source)]
-    own = [_from_folders(folders, sizes)] if folders else []
-    before = files(sources[: sources.index(folders[0])]) if folders else known
-    parts = [known[path] for path in before], [known[path] for path in known if path not in before]
-    return join([*parts[0], *own, *parts[1]])
+    if folders:
+        sizes = [size for part in parts for size in _sizes(part.table)]
+        before = len(files(sources[: sources.index(folders[0])]))
+        parts.insert(before, _from_folders(folders, sizes))
+    return join(parts)
 
 
 def is_published(source):
@@ -40,17 +43,6 @@ def files(sources):
     for source in filter(is_published, sources):
         paths += sorted(map(Path, glob.glob(str(source)))) or [Path(source)]
     return list(dict.fromkeys(paths))
-
-
-def commands(sources):
-    """The commands that trained the runs of the published files among the sources, each once."""
-    lines = [
-        line
-        for path in files(sources)
-        for line in _read_named(path).get("commands", [])
-        if not line.startswith("python report.py ")
-    ]
-    return list(dict.fromkeys(lines))
 
 
 def join(parts):
@@ -69,8 +61,7 @@ def join(parts):
                     origins.append(origin)
                 places.append(origins.index(origin))
             kept = {name: run[name] for name in ("run", "done", "rounds")}
-            kept |= {"flags": _told_flags(config), "provenance": places[0]}
-            runs.append(kept | ({"resumed": places[1:]} if places[1:] else {}))
+            runs.append(kept | {"flags": _told_flags(config)} | _ran_at(places))
         here = {_folder(run): config for run, config in own}
         tables.append(part.table[part.table.folder.isin(here.keys())])
         configs |= here
@@ -86,7 +77,15 @@ def join(parts):
     table = pd.concat([table for table in tables if len(table)], ignore_index=True)
     _check_alike(table, configs)
     record = {"shared": shared, "runs": runs, "provenance": origins, "hours": round(hours, 2)}
-    return Runs(table, record)
+    lines = [line for part in parts for line in part.commands]
+    lines = [line for line in lines if not line.startswith("python report.py ")]
+    return Runs(table, record, list(dict.fromkeys(lines)))
+
+
+def _ran_at(places):
+    """What a run's record says of its origins: the first, and those that it went on at."""
+    first, *more = places
+    return {"provenance": first} | ({"resumed": more} if more else {})
 
 
 def _folder(run):
@@ -122,10 +121,7 @@ def _check_alike(table, configs):
     arms = {}
     for folder, rows in table.groupby("folder", sort=False):
         has = {name for name in names if rows[name].notna().any()}
-        first, theirs = arms.setdefault(identity(configs[folder]), (folder, has))
-        if odd := sorted(has ^ theirs):
-            what = f"{first} and {folder} are of one arm, and only one of them has"
-            raise UserError(f"{what} {', '.join(odd)}: leave one out")
+        check_columns(arms, configs[folder], folder, has)
 
 
 def _sizes(table):
@@ -157,8 +153,7 @@ def _from_folders(patterns, sizes=()):
             "done": bool(rows.done.iloc[0]),
             "rounds": len(rows),
             "flags": saved["flags"],
-            "provenance": places[0],
-        } | ({"resumed": places[1:]} if places[1:] else {}))  # fmt: skip
+        } | _ran_at(places))  # fmt: skip
     hours = float(table.get("seconds", pd.Series(dtype=float)).sum()) / 3600
     return Runs(table, {"shared": {}, "runs": runs, "provenance": origins, "hours": hours})
 
@@ -204,8 +199,3 @@ def _with_autoattack(table, sizes=()):
     accuracy = pd.Series(map(found[size].get, keys), table.index, dtype=float)
     examples = pd.Series(float(size), table.index).where(accuracy.notna())
     return table.assign(**{AUTOATTACKED: accuracy, "autoattack_examples": examples})
-
-
-def _read_named(path):
-    """read_saved for a file that a user names as a source of runs."""
-    return read_saved(path, "name an expN.json that report.py wrote")

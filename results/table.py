@@ -82,17 +82,24 @@ def load(patterns):
         raise UserError("none of these folders is a run with a finished round")
     parts, columns = [], {}
     for path, config, rounds, done in runs:
-        first = columns.setdefault(identity(config), (path, list(rounds[0])))
-        if set(first[1]) != set(rounds[0]):
-            odd = sorted(set(first[1]) ^ set(rounds[0]))
-            what = f"{first[0]} and {path} are of one arm, and only one of them has"
-            raise UserError(f"{what} {', '.join(odd)}: leave one out")
+        check_columns(columns, config, path, set(rounds[0]))
         head = {"folder": path, "arm": "", "done": done} | shown_flags(config)
         head = {name: [value] * len(rounds) for name, value in head.items()}
         parts.append(
             pd.DataFrame(head | {name: [row[name] for row in rounds] for name in rounds[0]})
         )
     return with_arms(pd.concat(parts, ignore_index=True))
+
+
+def check_columns(seen, config, path, columns):
+    """Note a run's columns (a set); UserError where another run of its arm has others.
+
+    seen: arm -> the first run's path and columns, which grows.
+    """
+    first, theirs = seen.setdefault(identity(config), (path, columns))
+    if odd := sorted(theirs ^ columns):
+        what = f"{first} and {path} are of one arm, and only one of them has"
+        raise UserError(f"{what} {', '.join(odd)}: leave one out")
 
 
 def shown_flags(config):
