@@ -1,5 +1,6 @@
 """Known truths are planted in runs that nobody trained, and the sentences are read."""
 
+import functools
 import types
 
 import numpy as np
@@ -7,6 +8,8 @@ import pandas as pd
 import pytest
 from scipy import stats as scipy_stats
 
+import archs
+import pruning
 from config import resolve
 from helpers import DENSITIES
 from results import stats, words
@@ -21,6 +24,12 @@ ARMS = [{"mix_ratio": 0.0}] + [
 ]
 
 
+@functools.cache
+def weights(arch_type):
+    """How many weights of a network on MNIST can be pruned."""
+    return pruning.counts(pruning.ones(archs.make(arch_type, (1, 28, 28), 10)))[1]
+
+
 def blank(arms=ARMS, seeds=range(5), **flags):
     """A table of finished runs of lt and reinit, without their accuracies."""
     rows = []
@@ -30,6 +39,7 @@ def blank(arms=ARMS, seeds=range(5), **flags):
                 given = {"attack": "fgsm", "prune_type": kind, "seed": seed, **arm, **flags}
                 config = resolve(given | {"prune_iterations": len(DENSITIES)}, (1, 28, 28))
                 head = {"folder": config.run_name, "arm": "", "done": True} | shown_flags(config)
+                head["total"] = weights(config.arch_type)
                 for number, density in enumerate(DENSITIES):
                     rows.append(head | {"round": number, "density": density})
     table = pd.DataFrame(rows)
@@ -436,6 +446,7 @@ def test_words_of_a_shrinking_lead_fit():
     arms = [arm | {"arch_type": name} for name in ("fc1", "lenet5") for arm in arms]
     saved = answered("4", accuracies(blank(arms), np.random.default_rng(0), lead, 0.05))
     assert "it rises more, or falls less: fc1 − lenet5" in saved["answer"]
+    assert any("calls so (3.3 million weights)" in line for line in saved["details"])
 
 
 def test_an_arm_without_its_match_is_named():
