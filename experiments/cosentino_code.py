@@ -1,7 +1,8 @@
 """What the code of Cosentino et al. 2019 does and their paper does not say, one thing at a time.
 
     python -m experiments.cosentino_code --attack=fgsm --seed 0 1 2 -o cosentino-code.csv
-    python -m experiments.cosentino_code --prune_iterations=4 --variants=1 -o cosentino-code.csv
+    python -m experiments.cosentino_code --prune_iterations=4 --variants=1 --end_iter=60 \\
+        --tested_after 30 60 -o cosentino-code.csv
 
 Their code (github.com/justincosentino/robust-sparse-networks) trains on labels smoothed by 0.1; its
 attacks, cleverhans 3's, are against the label that the net predicts, in training and in testing; it
@@ -9,8 +10,13 @@ does not normalise pixels; 60 clean images go with the same 60 attacked, half of
 initial weights are Glorot's uniform ones, the last ones are tested; and its pruned nets start from
 the weights of the trained dense net, which it takes for the initial ones. This trains the dense net
 so (pruned ones too, if more rounds are asked for), and with each of the first three as main.py has
-it. A plain loop in torch: none of this is a flag of main.py. A row of the table is a net; what
-stands in it already is not trained again.
+it. They train each net for 60 epochs, prune it then, and read their table's figures where their log
+has 30,000 iterations; as it counts two looks an epoch as 1,000 of its 833 iterations, that is after
+30 epochs, not the paper's 36. --controls has nets under the same masks that start from theta_0 and
+are trained for as many epochs as the ticket and the dense net before it.
+
+A plain loop in torch, its attacks by engine/kernels.py: none of this is a flag of main.py. A row of
+the table is a net at an age; what stands in it already is not trained again.
 """
 
 import copy
@@ -28,7 +34,9 @@ import attacks
 import data
 import pruning
 from config import PRESETS, attack_settings, resolve
+from engine.compiled import kernels_for
 from engine.machine import flush_denormals, set_threads
+from engine.net import Net
 from results.ticket import to_float
 from store.files import check_writable, read_csv, write_csv
 from utils import OneLineParser, UserError, generator, permutation, whole
@@ -40,6 +48,10 @@ CHOICES = {
     "trained_for": ("smoothed labels", "labels"),
     "attacked_for": ("predictions", "labels"),
 }
+# what names a row; start: "theta_0", "trained" (the dense net's weights), or "control"
+NAMES = (
+    "attack", *CHOICES, "seed", "end_iter", "dataset", "start", "round", "tested_after",
+)  # fmt: skip
 
 
 def variants():
@@ -49,23 +61,28 @@ def variants():
     return [theirs, *others, {name: ours for name, (_, ours) in CHOICES.items()}]
 
 
-def attacked(net, images, labels, choice, settings, draws):
+def attacked(net, images, labels, choice, settings, draws, quick=None):
     """Images (N, C, H, W) as the run's attack makes them of the net as it is.
 
     Against `labels` or against what the net predicts, as choice["attacked_for"] says. draws: a
-    torch.Generator of random starts.
+    torch.Generator of random starts; quick: the net's engine.net.Net, which does it at the cost of
+    the weights alive.
     """
     if choice["attacked_for"] == "predictions":
         with torch.no_grad():
             labels = net(images).argmax(1)
-    starts = torch.rand(images.shape, generator=draws)
+    starts, signs = torch.rand(images.shape, generator=draws), settings.signs()
+    if quick and signs:
+        quick.pull()
+        return quick.attack(images, labels, signs, starts if signs.starts else None)
     return settings.entry().make(net, images, labels, settings, lambda restart: starts)
 
 
-def train(dataset, choice, config, settings, masks, start):
-    """A net under the masks, trained for config.end_iter epochs by the choices (a dict of CHOICES).
+def train(dataset, choice, config, settings, masks, start, epochs, look=lambda *_: None):
+    """A net under the masks, trained for so many epochs by the choices (a dict of CHOICES).
 
-    It starts from the weights `start` (a dict), or from theta_0 where there are none.
+    It starts from the weights `start` (a dict), or from theta_0 where there are none. After each
+    epoch, look(epochs so far, net, its Net or None) is called.
     """
     chosen, _ = data.split(len(dataset.train_labels), config.val_fraction, config.seed)
     images = to_float(dataset.train_images[chosen], "cpu")
@@ -79,19 +96,22 @@ def train(dataset, choice, config, settings, masks, start):
         net.load_state_dict(start)
     weights = dict(net.named_parameters())
     keep_to(masks, weights)
+    made = kernels_for(config, net, torch.device("cpu"), print)
+    quick = Net(made, net, weights, masks) if made else None
     optimizer = torch.optim.Adam(net.parameters(), lr=config.lr)
     smoothing = SMOOTHING if choice["trained_for"] == "smoothed labels" else 0.0
     draws = generator(config.seed, "starts")
-    for epoch in tqdm(range(config.end_iter), unit="epoch", leave=False, disable=None):
+    for epoch in tqdm(range(epochs), unit="epoch", leave=False, disable=None):
         order = permutation(len(labels), config.seed, "order", epoch)
         for index in order.split(config.batch_size):
             x, y = images[index], labels[index]
-            both = torch.cat([x, attacked(net, x, y, choice, settings, draws)])
+            both = torch.cat([x, attacked(net, x, y, choice, settings, draws, quick)])
             loss = F.cross_entropy(net(both), torch.cat([y, y]), label_smoothing=smoothing)
             optimizer.zero_grad()
             loss.backward()
             optimizer.step()
             keep_to(masks, weights)
+        look(epoch + 1, net, quick)
     return net
 
 
@@ -102,11 +122,12 @@ def keep_to(masks, weights):
             weights[name].mul_(mask)
 
 
-def tested(net, dataset, choice, settings, seed):
+def tested(net, quick, dataset, choice, config, settings):
     """Accuracy in percent on all test images, clean and attacked as the net was trained."""
     images = to_float(dataset.test_images, "cpu")
     labels = torch.from_numpy(dataset.test_labels)
-    moved = attacked(net, images, labels, choice, settings, generator(seed, "test starts"))
+    draws = generator(config.seed, "test starts")
+    moved = attacked(net, images, labels, choice, settings, draws, quick)
     shares = [attacks.is_correct(net, each, labels).double().mean() for each in (images, moved)]
     return {
         f"{name}_accuracy": round(100 * float(share), 4)
@@ -115,7 +136,7 @@ def tested(net, dataset, choice, settings, seed):
 
 
 def work(args):
-    """Train what the table lacks, a row after each net."""
+    """Train what the table lacks, a row after each net and age."""
     check_writable(Path(args.output), "--output")
     flush_denormals()
     set_threads(1)
@@ -126,37 +147,92 @@ def work(args):
         raise UserError(f"--variants={args.variants}: 1 to {len(variants())} are right")
     dataset = data.load(args.dataset, args.data_dir)
     configs = [resolve(given | {"seed": seed}, dataset.in_shape) for seed in args.seed]
-    lock = Path(args.output).with_name(f".{Path(args.output).name}.lock")
-    names = ("attack", *CHOICES, "seed", "end_iter", "dataset", "start", "round")
+    check(args, configs[0])
     rows = read_csv(args.output)
-    if Path(args.output).exists() and not (rows and set(names) <= set(rows[0])):
+    if Path(args.output).exists() and not (rows and set(NAMES) <= set(rows[0])):
         raise UserError(f"{args.output} is no table of this experiment: name another file")
     for config, choice in itertools.product(configs, variants()[: args.variants]):
-        settings = attack_settings(config, args.attack, dataset.in_shape[0] > 1)
-        run = {"attack": args.attack, **choice, "seed": config.seed, "end_iter": config.end_iter}
-        run |= {"dataset": args.dataset}
-        starts = ["theta_0"] + ["theta_0" if args.rewind else "trained"] * args.prune_iterations
-        nets = [
-            run | {"start": starts[number], "round": number}
-            for number in range(config.prune_iterations)
-        ]
-        left = [number for number, net in enumerate(nets) if not stands(args.output, net)]
+        Chain(args, dataset, config, choice).work()
+
+
+def check(args, config):
+    """UserError for ages that no net reaches and for controls of rounds that are not trained."""
+    if odd := [n for n in args.tested_after if not 1 <= n <= config.end_iter]:
+        what = f"nets are trained for {config.end_iter} epochs"
+        raise UserError(f"--tested_after={odd[0]}: {what}, and 1 to {config.end_iter} are right")
+    if odd := [n for n in args.controls if not 1 <= n < config.prune_iterations]:
+        last = config.prune_iterations - 1
+        right = f"1 to {last} are right" if last else "they need --prune_iterations of 2 or more"
+        raise UserError(f"--controls={odd[0]} is no round with a pruned net: {right}")
+    if args.controls and args.rewind:
+        raise UserError("--controls start from theta_0 as nets of --rewind do: drop one of the two")
+
+
+class Chain:
+    """One seed's nets by one choice, each pruned from the one before, and their controls."""
+
+    def __init__(self, args, dataset, config, choice):
+        self.args, self.dataset, self.config, self.choice = args, dataset, config, choice
+        self.settings = attack_settings(config, args.attack, dataset.in_shape[0] > 1)
+
+    def lacking(self, start, number, before=0):
+        """The rows that the table lacks of a round's net (dicts of NAMES), the youngest first.
+
+        before: epochs that a control's net is older than the net that it is the control of.
+        """
+        config = self.config
+        row = {"attack": self.args.attack, **self.choice, "seed": config.seed}
+        row |= {"end_iter": config.end_iter, "dataset": self.args.dataset}
+        row |= {"start": start, "round": number}
+        ages = sorted(set(self.args.tested_after or [config.end_iter]))
+        rows = [row | {"tested_after": before + age} for age in ages]
+        return [row for row in rows if not stands(self.args.output, row)]
+
+    def fit(self, masks, start, epochs, rows):
+        """`train`, and these rows added as the net comes to their ages."""
+        given = (self.dataset, self.choice, self.config, self.settings)
+
+        def look(epoch, net, quick):
+            for row in rows:
+                if row["tested_after"] == epoch:
+                    kept, total = pruning.counts(masks or pruning.ones(net))
+                    scores = tested(net, quick, *given)
+                    add_row(self.args.output, row | {"density": kept / total} | scores)
+
+        return train(*given, masks, start, epochs, look)
+
+    def work(self):
+        """Train what the table lacks; a net that stands in it is trained again if a later one hangs
+        on its masks.
+        """
+        args, config = self.args, self.config
+        later = "theta_0" if args.rewind else "trained"
+        starts = ["theta_0", *[later] * (config.prune_iterations - 1)]
+        chain = [self.lacking(start, number) for number, start in enumerate(starts)]
+        controls = {
+            number: self.lacking("control", number, config.end_iter) for number in args.controls
+        }
+        left = [number for number, rows in [*enumerate(chain), *controls.items()] if rows]
         masks, start = {}, {}
         for number in range(max(left, default=-1) + 1):
-            net = train(dataset, choice, config, settings, masks, start)
+            if rows := controls.get(number):
+                self.fit(masks, {}, rows[-1]["tested_after"], rows)
+            if number == max(left) and not chain[number]:
+                return
+            net = self.fit(masks, start, config.end_iter, chain[number])
             if number == 0:
                 masks = pruning.ones(net)
                 start = {} if args.rewind else copy.deepcopy(net.state_dict())
-            kept, total = pruning.counts(masks)
-            row = nets[number] | {"density": kept / total}
-            row |= tested(net, dataset, choice, settings, config.seed)
-            if number in left:
-                print(", ".join(f"{name} {value}" for name, value in row.items()), flush=True)
-                with FileLock(lock):  # other processes add theirs
-                    write_csv(args.output, [*read_csv(args.output), row])
             weights = dict(net.named_parameters())
             rates = (config.prune_percent, config.prune_scope, config.output_prune_percent)
             masks = pruning.prune(weights, masks, *rates)
+
+
+def add_row(path, row):
+    """Print a row and add it to the table at `path`, to which other processes add theirs."""
+    print(", ".join(f"{name} {value}" for name, value in row.items()), flush=True)
+    with FileLock(Path(path).with_name(f".{Path(path).name}.lock")):
+        write_csv(path, [*read_csv(path), row])
 
 
 def stands(path, net):
@@ -182,7 +258,19 @@ def main(argv=None):
     )  # fmt: skip
     what = "rewind pruned nets to theta_0 (default: to the trained dense net's weights, as they do)"
     parser.add_argument("--rewind", action="store_true", help=what)
-    parser.add_argument("--end_iter", type=whole, help="epochs (default: the protocol's 36)")
+    parser.add_argument(
+        "--end_iter", type=whole,
+        help="epochs, after which a net is pruned (default: the protocol's 36; theirs are 60)",
+    )  # fmt: skip
+    parser.add_argument(
+        "--tested_after", type=whole, nargs="+", default=[], metavar="N",
+        help="epochs after which a net is tested, a row each (default: the last)",
+    )  # fmt: skip
+    parser.add_argument(
+        "--controls", type=whole, nargs="+", default=[], metavar="N",
+        help="rounds whose masks are trained from theta_0 too, for the dense net's epochs and the "
+        "pruned net's together (default: none)",
+    )  # fmt: skip
     parser.add_argument("--dataset", default="mnist", help="the data set (default: mnist)")
     parser.add_argument("--data_dir", default="data", help="where it is (default: data)")
     parser.add_argument(

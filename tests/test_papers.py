@@ -4,10 +4,13 @@ import pandas as pd
 import pytest
 import torch
 
+import archs
 import data
 import pruning
 from attacks import AttackSettings
 from config import PRESETS, attack_settings, resolve
+from engine.compiled import kernels_for
+from engine.net import Net
 from experiments import cosentino_code
 from helpers import small_net
 from results import panels, words
@@ -219,15 +222,36 @@ def test_an_attack_on_predictions_is_another_only_where_they_are_wrong():
     assert torch.equal(same, right)
 
 
+@pytest.mark.parametrize("name", ["fgsm", "pgd"])
+def test_kernels_attack_their_net_as_torch_does(name, tmp_path):
+    """Theirs is a plain loop but for this."""
+    flags = {"dataset": "digits", "attack": name, "cache_dir": str(tmp_path)}
+    config = resolve(PRESETS["cosentino"] | flags, (1, 28, 28))
+    settings, choice = attack_settings(config, name, False), cosentino_code.variants()[0]
+    net = archs.build("fc1_nobias", (1, 28, 28), 10, ([0.0], [1.0]), "glorot_uniform", 0)
+    weights = dict(net.named_parameters())
+    masks = {n: torch.rand(weight.shape) < 0.3 for n, weight in weights.items()}
+    quick = Net(kernels_for(config, net, torch.device("cpu"), print), net, weights, masks)
+    cosentino_code.keep_to(masks, weights)  # the kernels look at the weights as they are by now
+    given = (net, torch.rand(70, 1, 28, 28), None, choice, settings)
+    theirs, ours = (
+        cosentino_code.attacked(*given, torch.Generator().manual_seed(0), each)
+        for each in (None, quick)
+    )
+    # where a gradient is 0 but for rounding its sign is another
+    assert (theirs - ours).abs().gt(1e-5).double().mean() < 1e-3
+    assert (theirs - given[1]).abs().mean() > 0.1
+
+
 def test_a_ticket_of_theirs_starts_where_it_is_told_and_stays_under_its_masks():
     config = resolve(PRESETS["cosentino"] | {"end_iter": 1, "dataset": "digits"}, (1, 28, 28))
     settings, dataset = attack_settings(config, "fgsm", False), data.load("digits", "data")
     given = (dataset, cosentino_code.variants()[0], config, settings)
 
     def trained(masks, start):
-        return dict(cosentino_code.train(*given, masks, start).state_dict())
+        return dict(cosentino_code.train(*given, masks, start, 1).state_dict())
 
-    dense = cosentino_code.train(*given, {}, {})
+    dense = cosentino_code.train(*given, {}, {}, 1)
     weights, ones = dense.state_dict(), pruning.ones(dense)
     again = trained(ones, {})
     assert all(torch.equal(weights[name], again[name]) for name in ones)
@@ -236,6 +260,45 @@ def test_a_ticket_of_theirs_starts_where_it_is_told_and_stays_under_its_masks():
     for name, mask in masks.items():
         assert not rewound[name][~mask].any() and not further[name][~mask].any()
         assert not torch.equal(rewound[name], further[name])
+
+
+def test_a_net_is_tested_at_its_ages_and_its_control_when_both_have_had_as_many_epochs(tmp_path):
+    """A net's first epochs are the same however long it is trained; its mask is of the last."""
+    flags = ["--dataset=digits", "--variants=1", "--attack=pgd", "-o"]
+    long, short = tmp_path / "long.csv", tmp_path / "short.csv"
+    more = ["--end_iter=2", "--prune_iterations=2", "--tested_after", "2", "1", "--controls", "1"]
+    assert cosentino_code.main([*flags, str(long), *more]) == 0
+    assert cosentino_code.main([*flags, str(short), "--end_iter=1"]) == 0
+    rows = read_csv(long)
+    assert [(row["start"], row["round"], row["tested_after"]) for row in rows] == [
+        ("theta_0", 0, 1), ("theta_0", 0, 2), ("control", 1, 3), ("control", 1, 4),
+        ("trained", 1, 1), ("trained", 1, 2),
+    ]  # fmt: skip
+    (first,) = read_csv(short)
+    scores = ("test_accuracy", "attacked_accuracy")
+    assert all(first[name] == rows[0][name] for name in scores)
+    assert {row["density"] for row in rows[2:]} == {rows[2]["density"]} != {1}
+    whole = long.read_text()
+    long.write_text("\n".join(whole.splitlines()[:3] + whole.splitlines()[4:]) + "\n")
+    assert cosentino_code.main([*flags, str(long), *more]) == 0  # one age of the control again
+    assert sorted(long.read_text().splitlines()) == sorted(whole.splitlines())
+
+
+@pytest.mark.parametrize(
+    ("more", "right"),
+    [
+        (["--tested_after", "3"], "1 to 2 are right"),
+        (["--tested_after", "0"], "1 to 2 are right"),
+        (["--controls", "1"], "--prune_iterations of 2 or more"),
+        (["--prune_iterations=3", "--controls", "1", "3"], "1 to 2 are right"),
+        (["--prune_iterations=3", "--controls", "1", "--rewind"], "drop one of the two"),
+    ],
+)
+def test_ages_and_controls_that_cannot_be(more, right, tmp_path, capsys):
+    table = tmp_path / "table.csv"
+    assert cosentino_code.main(["--dataset=digits", "--end_iter=2", *more, "-o", str(table)]) == 2
+    said = capsys.readouterr().err
+    assert right in said and said.count("\n") == 1 and not table.exists()
 
 
 def test_a_net_of_the_table_is_not_trained_again(tmp_path, capsys):

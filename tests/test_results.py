@@ -41,7 +41,7 @@ def stated(found):
         pairs |= {(row["difference"], row["interval"]) for row in saved["comparisons"]}
         pairs |= set(zip(study.lines["mean"], study.lines.interval, strict=True))
         pairs |= {(row["ours"], row["interval"]) for row in saved["paper"] if "interval" in row}
-    by = ["attack", *cosentino_code.CHOICES, "start", "round"]
+    by = ["attack", *cosentino_code.CHOICES, "end_iter", "start", "round", "tested_after"]
     code = pd.read_csv(SOURCE / "cosentino-code.csv").groupby(by)
     dense = pd.read_csv(SOURCE / "cosentino-dense.csv").groupby("flags")
     for table, attacked in ((code, "attacked_accuracy"), (dense, "whitebox_fgsm_accuracy")):
