@@ -19,9 +19,11 @@ A plain loop in torch, its attacks by engine/kernels.py: none of this is a flag 
 the table is a net at an age; what stands in it already is not trained again.
 """
 
+import argparse
 import copy
 import itertools
 import sys
+from dataclasses import dataclass
 from pathlib import Path
 
 import torch
@@ -33,7 +35,7 @@ import archs
 import attacks
 import data
 import pruning
-from config import PRESETS, attack_settings, resolve
+from config import PRESETS, RunConfig, attack_settings, resolve
 from engine.compiled import kernels_for
 from engine.machine import flush_denormals, set_threads
 from engine.net import Net
@@ -61,58 +63,80 @@ def variants():
     return [theirs, *others, {name: ours for name, (_, ours) in CHOICES.items()}]
 
 
-def attacked(net, images, labels, choice, settings, draws, quick=None):
-    """Images (N, C, H, W) as the run's attack makes them of the net as it is.
-
-    Against `labels` or against what the net predicts, as choice["attacked_for"] says. draws: a
-    torch.Generator of random starts; quick: the net's engine.net.Net, which does it at the cost of
-    the weights alive.
+@dataclass(frozen=True)
+class Training:
+    """How nets are trained and tested: on what data, by what choice (a dict of CHOICES), flags and
+    attack (an AttackSettings).
     """
-    if choice["attacked_for"] == "predictions":
-        with torch.no_grad():
-            labels = net(images).argmax(1)
-    starts, signs = torch.rand(images.shape, generator=draws), settings.signs()
-    if quick and signs:
-        quick.pull()
-        return quick.attack(images, labels, signs, starts if signs.starts else None)
-    return settings.entry().make(net, images, labels, settings, lambda restart: starts)
 
+    dataset: data.Dataset
+    choice: dict
+    config: RunConfig
+    settings: attacks.AttackSettings
 
-def train(dataset, choice, config, settings, masks, start, epochs, look=lambda *_: None):
-    """A net under the masks, trained for so many epochs by the choices (a dict of CHOICES).
+    def attacked(self, net, images, labels, draws, quick=None):
+        """Images (N, C, H, W) as the attack makes them of the net as it is.
 
-    It starts from the weights `start` (a dict), or from theta_0 where there are none. After each
-    epoch, look(epochs so far, net, its Net or None) is called.
-    """
-    chosen, _ = data.split(len(dataset.train_labels), config.val_fraction, config.seed)
-    images = to_float(dataset.train_images[chosen], "cpu")
-    labels = torch.from_numpy(dataset.train_labels[chosen])
-    stats = data.channel_stats(dataset.train_images[chosen])
-    if choice["pixels"] == "raw":
-        stats = ([0.0] * len(stats[0]), [1.0] * len(stats[1]))
-    size = (dataset.in_shape, dataset.num_classes)
-    net = archs.build(config.arch_type, *size, stats, "glorot_uniform", config.seed)
-    if start:
-        net.load_state_dict(start)
-    weights = dict(net.named_parameters())
-    keep_to(masks, weights)
-    made = kernels_for(config, net, torch.device("cpu"), print)
-    quick = Net(made, net, weights, masks) if made else None
-    optimizer = torch.optim.Adam(net.parameters(), lr=config.lr)
-    smoothing = SMOOTHING if choice["trained_for"] == "smoothed labels" else 0.0
-    draws = generator(config.seed, "starts")
-    for epoch in tqdm(range(epochs), unit="epoch", leave=False, disable=None):
-        order = permutation(len(labels), config.seed, "order", epoch)
-        for index in order.split(config.batch_size):
-            x, y = images[index], labels[index]
-            both = torch.cat([x, attacked(net, x, y, choice, settings, draws, quick)])
-            loss = F.cross_entropy(net(both), torch.cat([y, y]), label_smoothing=smoothing)
-            optimizer.zero_grad()
-            loss.backward()
-            optimizer.step()
-            keep_to(masks, weights)
-        look(epoch + 1, net, quick)
-    return net
+        Against `labels` or against what the net predicts, as the choice says. draws: a
+        torch.Generator of random starts; quick: the net's engine.net.Net, which does it at the cost
+        of the weights alive.
+        """
+        if self.choice["attacked_for"] == "predictions":
+            with torch.no_grad():
+                labels = net(images).argmax(1)
+        starts, signs = torch.rand(images.shape, generator=draws), self.settings.signs()
+        if quick and signs:
+            quick.pull()
+            return quick.attack(images, labels, signs, starts if signs.starts else None)
+        make = self.settings.entry().make
+        return make(net, images, labels, self.settings, lambda restart: starts)
+
+    def train(self, masks, start, epochs, look=lambda *_: None):
+        """A net under the masks, trained for so many epochs.
+
+        It starts from the weights `start` (a dict), or from theta_0 where there are none. After
+        each epoch, look(epochs so far, net, its Net or None) is called.
+        """
+        dataset, config = self.dataset, self.config
+        chosen, _ = data.split(len(dataset.train_labels), config.val_fraction, config.seed)
+        images = to_float(dataset.train_images[chosen], "cpu")
+        labels = torch.from_numpy(dataset.train_labels[chosen])
+        stats = data.channel_stats(dataset.train_images[chosen])
+        if self.choice["pixels"] == "raw":
+            stats = ([0.0] * len(stats[0]), [1.0] * len(stats[1]))
+        size = (dataset.in_shape, dataset.num_classes)
+        net = archs.build(config.arch_type, *size, stats, "glorot_uniform", config.seed)
+        if start:
+            net.load_state_dict(start)
+        weights = dict(net.named_parameters())
+        keep_to(masks, weights)
+        made = kernels_for(config, net, torch.device("cpu"), print)
+        quick = Net(made, net, weights, masks) if made else None
+        optimizer = torch.optim.Adam(net.parameters(), lr=config.lr)
+        smoothing = SMOOTHING if self.choice["trained_for"] == "smoothed labels" else 0.0
+        draws = generator(config.seed, "starts")
+        for epoch in tqdm(range(epochs), unit="epoch", leave=False, disable=None):
+            order = permutation(len(labels), config.seed, "order", epoch)
+            for index in order.split(config.batch_size):
+                x, y = images[index], labels[index]
+                both = torch.cat([x, self.attacked(net, x, y, draws, quick)])
+                loss = F.cross_entropy(net(both), torch.cat([y, y]), label_smoothing=smoothing)
+                optimizer.zero_grad()
+                loss.backward()
+                optimizer.step()
+                keep_to(masks, weights)
+            look(epoch + 1, net, quick)
+        return net
+
+    def tested(self, net, quick):
+        """Accuracy in percent on all test images, clean and attacked as the net was trained."""
+        images = to_float(self.dataset.test_images, "cpu")
+        labels = torch.from_numpy(self.dataset.test_labels)
+        draws = generator(self.config.seed, "test starts")
+        moved = self.attacked(net, images, labels, draws, quick)
+        right = [attacks.is_correct(net, each, labels).double().mean() for each in (images, moved)]
+        names = ("test_accuracy", "attacked_accuracy")
+        return {n: round(100 * float(share), 4) for n, share in zip(names, right, strict=True)}
 
 
 def keep_to(masks, weights):
@@ -120,19 +144,6 @@ def keep_to(masks, weights):
     with torch.no_grad():
         for name, mask in masks.items():
             weights[name].mul_(mask)
-
-
-def tested(net, quick, dataset, choice, config, settings):
-    """Accuracy in percent on all test images, clean and attacked as the net was trained."""
-    images = to_float(dataset.test_images, "cpu")
-    labels = torch.from_numpy(dataset.test_labels)
-    draws = generator(config.seed, "test starts")
-    moved = attacked(net, images, labels, choice, settings, draws, quick)
-    shares = [attacks.is_correct(net, each, labels).double().mean() for each in (images, moved)]
-    return {
-        f"{name}_accuracy": round(100 * float(share), 4)
-        for name, share in zip(("test", "attacked"), shares, strict=True)
-    }
 
 
 def work(args):
@@ -152,7 +163,8 @@ def work(args):
     if Path(args.output).exists() and not (rows and set(NAMES) <= set(rows[0])):
         raise UserError(f"{args.output} is no table of this experiment: name another file")
     for config, choice in itertools.product(configs, variants()[: args.variants]):
-        Chain(args, dataset, config, choice).work()
+        settings = attack_settings(config, args.attack, dataset.in_shape[0] > 1)
+        Chain(args, Training(dataset, choice, config, settings)).work()
 
 
 def check(args, config):
@@ -168,20 +180,23 @@ def check(args, config):
         raise UserError("--controls start from theta_0 as nets of --rewind do: drop one of the two")
 
 
+@dataclass(frozen=True)
 class Chain:
-    """One seed's nets by one choice, each pruned from the one before, and their controls."""
+    """One seed's nets by one choice, each pruned from the one before, and their controls.
 
-    def __init__(self, args, dataset, config, choice):
-        self.args, self.dataset, self.config, self.choice = args, dataset, config, choice
-        self.settings = attack_settings(config, args.attack, dataset.in_shape[0] > 1)
+    args: the command line's.
+    """
+
+    args: argparse.Namespace
+    training: Training
 
     def lacking(self, start, number, before=0):
         """The rows that the table lacks of a round's net (dicts of NAMES), the youngest first.
 
         before: epochs that a control's net is older than the net that it is the control of.
         """
-        config = self.config
-        row = {"attack": self.args.attack, **self.choice, "seed": config.seed}
+        config = self.training.config
+        row = {"attack": self.args.attack, **self.training.choice, "seed": config.seed}
         row |= {"end_iter": config.end_iter, "dataset": self.args.dataset}
         row |= {"start": start, "round": number}
         ages = sorted(set(self.args.tested_after or [config.end_iter]))
@@ -189,23 +204,22 @@ class Chain:
         return [row for row in rows if not stands(self.args.output, row)]
 
     def fit(self, masks, start, epochs, rows):
-        """`train`, and these rows added as the net comes to their ages."""
-        given = (self.dataset, self.choice, self.config, self.settings)
+        """A trained net; these rows are added as it comes to their ages."""
 
         def look(epoch, net, quick):
             for row in rows:
                 if row["tested_after"] == epoch:
                     kept, total = pruning.counts(masks or pruning.ones(net))
-                    scores = tested(net, quick, *given)
+                    scores = self.training.tested(net, quick)
                     add_row(self.args.output, row | {"density": kept / total} | scores)
 
-        return train(*given, masks, start, epochs, look)
+        return self.training.train(masks, start, epochs, look)
 
     def work(self):
         """Train what the table lacks; a net that stands in it is trained again if a later one hangs
         on its masks.
         """
-        args, config = self.args, self.config
+        args, config = self.args, self.training.config
         later = "theta_0" if args.rewind else "trained"
         starts = ["theta_0", *[later] * (config.prune_iterations - 1)]
         chain = [self.lacking(start, number) for number, start in enumerate(starts)]

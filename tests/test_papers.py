@@ -212,9 +212,8 @@ def test_an_attack_on_predictions_is_another_only_where_they_are_wrong():
     images, labels = torch.rand(60, 1, 8, 8), torch.randint(3, (60,))
 
     def made(choice):
-        return cosentino_code.attacked(
-            net, images, labels, {"attacked_for": choice}, settings, torch.Generator()
-        )
+        training = cosentino_code.Training(None, {"attacked_for": choice}, None, settings)
+        return training.attacked(net, images, labels, torch.Generator())
 
     right = net(images).argmax(1) == labels
     assert 0 < right.sum() < 60
@@ -233,25 +232,26 @@ def test_kernels_attack_their_net_as_torch_does(name, tmp_path):
     masks = {n: torch.rand(weight.shape) < 0.3 for n, weight in weights.items()}
     quick = Net(kernels_for(config, net, torch.device("cpu"), print), net, weights, masks)
     cosentino_code.keep_to(masks, weights)  # the kernels look at the weights as they are by now
-    given = (net, torch.rand(70, 1, 28, 28), None, choice, settings)
+    training = cosentino_code.Training(None, choice, config, settings)
+    images = torch.rand(70, 1, 28, 28)
     theirs, ours = (
-        cosentino_code.attacked(*given, torch.Generator().manual_seed(0), each)
+        training.attacked(net, images, None, torch.Generator().manual_seed(0), each)
         for each in (None, quick)
     )
     # where a gradient is 0 but for rounding its sign is another
     assert (theirs - ours).abs().gt(1e-5).double().mean() < 1e-3
-    assert (theirs - given[1]).abs().mean() > 0.1
+    assert (theirs - images).abs().mean() > 0.1
 
 
 def test_a_ticket_of_theirs_starts_where_it_is_told_and_stays_under_its_masks():
     config = resolve(PRESETS["cosentino"] | {"end_iter": 1, "dataset": "digits"}, (1, 28, 28))
     settings, dataset = attack_settings(config, "fgsm", False), data.load("digits", "data")
-    given = (dataset, cosentino_code.variants()[0], config, settings)
+    training = cosentino_code.Training(dataset, cosentino_code.variants()[0], config, settings)
 
     def trained(masks, start):
-        return dict(cosentino_code.train(*given, masks, start, 1).state_dict())
+        return dict(training.train(masks, start, 1).state_dict())
 
-    dense = cosentino_code.train(*given, {}, {}, 1)
+    dense = training.train({}, {}, 1)
     weights, ones = dense.state_dict(), pruning.ones(dense)
     again = trained(ones, {})
     assert all(torch.equal(weights[name], again[name]) for name in ones)
