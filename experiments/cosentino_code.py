@@ -13,7 +13,8 @@ so (pruned ones too, if more rounds are asked for), and with each of the first t
 it. They train each net for 60 epochs, prune it then, and read their table's figures where their log
 has 30,000 iterations; as it counts two looks an epoch as 1,000 of its 833 iterations, that is after
 30 epochs, not the paper's 36. --controls has nets under the same masks that start from theta_0 and
-are trained for as many epochs as the ticket and the dense net before it.
+are trained for as many epochs as the ticket and the dense net before it; of round 0 that is the
+dense net, trained for as many.
 
 A plain loop in torch, its attacks by engine/kernels.py: none of this is a flag of main.py. A row of
 the table is a net at an age; what stands in it already is not trained again.
@@ -172,10 +173,9 @@ def check(args, config):
     if odd := [n for n in args.tested_after if not 1 <= n <= config.end_iter]:
         what = f"nets are trained for {config.end_iter} epochs"
         raise UserError(f"--tested_after={odd[0]}: {what}, and 1 to {config.end_iter} are right")
-    if odd := [n for n in args.controls if not 1 <= n < config.prune_iterations]:
-        last = config.prune_iterations - 1
-        right = f"1 to {last} are right" if last else "they need --prune_iterations of 2 or more"
-        raise UserError(f"--controls={odd[0]} is no round with a pruned net: {right}")
+    last = config.prune_iterations - 1
+    if odd := [n for n in args.controls if not 0 <= n <= last]:
+        raise UserError(f"--controls={odd[0]} is none of the rounds: 0 to {last} are right")
     if args.controls and args.rewind:
         raise UserError("--controls start from theta_0 as nets of --rewind do: drop one of the two")
 
@@ -283,7 +283,7 @@ def main(argv=None):
     parser.add_argument(
         "--controls", type=whole, nargs="+", default=[], metavar="N",
         help="rounds whose masks are trained from theta_0 too, for the dense net's epochs and the "
-        "pruned net's together (default: none)",
+        "pruned net's together; of round 0 it is the dense net (default: none)",
     )  # fmt: skip
     parser.add_argument("--dataset", default="mnist", help="the data set (default: mnist)")
     parser.add_argument("--data_dir", default="data", help="where it is (default: data)")

@@ -164,7 +164,8 @@ COMMANDS = {
     "attacks.py": (attack_commands.main, []),
     "export.py": (export.main, []),
     "experiments.cosentino_code": (
-        cosentino_code.main, ["--dataset=digits", "--end_iter=1", "--variants=1"]
+        cosentino_code.main,
+        ["--dataset=digits", "--end_iter=1", "--tested_after=1", "--variants=1"],
     ),
 }  # fmt: skip
 

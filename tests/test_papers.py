@@ -266,20 +266,22 @@ def test_a_net_is_tested_at_its_ages_and_its_control_when_both_have_had_as_many_
     """A net's first epochs are the same however long it is trained; its mask is of the last."""
     flags = ["--dataset=digits", "--variants=1", "--attack=pgd", "-o"]
     long, short = tmp_path / "long.csv", tmp_path / "short.csv"
-    more = ["--end_iter=2", "--prune_iterations=2", "--tested_after", "2", "1", "--controls", "1"]
+    more = ["--end_iter=2", "--prune_iterations=2", "--tested_after", "2", "1"]
+    more += ["--controls", "0", "1"]
     assert cosentino_code.main([*flags, str(long), *more]) == 0
     assert cosentino_code.main([*flags, str(short), "--end_iter=1"]) == 0
     rows = read_csv(long)
     assert [(row["start"], row["round"], row["tested_after"]) for row in rows] == [
-        ("theta_0", 0, 1), ("theta_0", 0, 2), ("control", 1, 3), ("control", 1, 4),
-        ("trained", 1, 1), ("trained", 1, 2),
+        ("control", 0, 3), ("control", 0, 4), ("theta_0", 0, 1), ("theta_0", 0, 2),
+        ("control", 1, 3), ("control", 1, 4), ("trained", 1, 1), ("trained", 1, 2),
     ]  # fmt: skip
     (first,) = read_csv(short)
     scores = ("test_accuracy", "attacked_accuracy")
-    assert all(first[name] == rows[0][name] for name in scores)
-    assert {row["density"] for row in rows[2:]} == {rows[2]["density"]} != {1}
+    assert all(first[name] == rows[2][name] for name in scores)
+    assert {row["density"] for row in rows[:4]} == {1}
+    assert {row["density"] for row in rows[4:]} == {rows[4]["density"]} != {1}
     whole = long.read_text()
-    long.write_text("\n".join(whole.splitlines()[:3] + whole.splitlines()[4:]) + "\n")
+    long.write_text("\n".join(whole.splitlines()[:6] + whole.splitlines()[7:]) + "\n")
     assert cosentino_code.main([*flags, str(long), *more]) == 0  # one age of the control again
     assert sorted(long.read_text().splitlines()) == sorted(whole.splitlines())
 
@@ -289,8 +291,8 @@ def test_a_net_is_tested_at_its_ages_and_its_control_when_both_have_had_as_many_
     [
         (["--tested_after", "3"], "1 to 2 are right"),
         (["--tested_after", "0"], "1 to 2 are right"),
-        (["--controls", "1"], "--prune_iterations of 2 or more"),
-        (["--prune_iterations=3", "--controls", "1", "3"], "1 to 2 are right"),
+        (["--controls", "1"], "0 to 0 are right"),
+        (["--prune_iterations=3", "--controls", "1", "3"], "0 to 2 are right"),
         (["--prune_iterations=3", "--controls", "1", "--rewind"], "drop one of the two"),
     ],
 )
