@@ -14,7 +14,7 @@ it. They train each net for 60 epochs, prune it then, and read their table's fig
 has 30,000 iterations; as it counts two looks an epoch as 1,000 of its 833 iterations, that is after
 30 epochs, not the paper's 36. --controls has nets under the same masks that start from theta_0 and
 are trained for as many epochs as the ticket and the dense net before it; of round 0 that is the
-dense net, trained for as many.
+dense net, trained for as many, and the trained one gone on with as a ticket is, unpruned.
 
 A plain loop in torch, its attacks by engine/kernels.py: none of this is a flag of main.py. A row of
 the table is a net at an age; what stands in it already is not trained again.
@@ -226,17 +226,21 @@ class Chain:
         controls = {
             number: self.lacking("control", number, config.end_iter) for number in args.controls
         }
-        left = [number for number, rows in [*enumerate(chain), *controls.items()] if rows]
+        again = self.lacking("trained", 0) if 0 in args.controls else []
+        planned = [*enumerate(chain), *controls.items(), (0, again)]
+        left = [number for number, rows in planned if rows]
         masks, start = {}, {}
         for number in range(max(left, default=-1) + 1):
             if rows := controls.get(number):
                 self.fit(masks, {}, rows[-1]["tested_after"], rows)
-            if number == max(left) and not chain[number]:
+            if number == max(left) and not chain[number] and (number or not again):
                 return
             net = self.fit(masks, start, config.end_iter, chain[number])
             if number == 0:
                 masks = pruning.ones(net)
                 start = {} if args.rewind else copy.deepcopy(net.state_dict())
+                if again:
+                    self.fit(masks, start, again[-1]["tested_after"], again)
             weights = dict(net.named_parameters())
             rates = (config.prune_percent, config.prune_scope, config.output_prune_percent)
             masks = pruning.prune(weights, masks, *rates)
@@ -283,7 +287,8 @@ def main(argv=None):
     parser.add_argument(
         "--controls", type=whole, nargs="+", default=[], metavar="N",
         help="rounds whose masks are trained from theta_0 too, for the dense net's epochs and the "
-        "pruned net's together; of round 0 it is the dense net (default: none)",
+        "pruned net's together; with 0 the dense net for as many, and gone on with as a ticket is, "
+        "but unpruned (default: none)",
     )  # fmt: skip
     parser.add_argument("--dataset", default="mnist", help="the data set (default: mnist)")
     parser.add_argument("--data_dir", default="data", help="where it is (default: data)")

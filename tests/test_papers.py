@@ -273,15 +273,16 @@ def test_a_net_is_tested_at_its_ages_and_its_control_when_both_have_had_as_many_
     rows = read_csv(long)
     assert [(row["start"], row["round"], row["tested_after"]) for row in rows] == [
         ("control", 0, 3), ("control", 0, 4), ("theta_0", 0, 1), ("theta_0", 0, 2),
+        ("trained", 0, 1), ("trained", 0, 2),
         ("control", 1, 3), ("control", 1, 4), ("trained", 1, 1), ("trained", 1, 2),
     ]  # fmt: skip
     (first,) = read_csv(short)
     scores = ("test_accuracy", "attacked_accuracy")
     assert all(first[name] == rows[2][name] for name in scores)
-    assert {row["density"] for row in rows[:4]} == {1}
-    assert {row["density"] for row in rows[4:]} == {rows[4]["density"]} != {1}
+    assert {row["density"] for row in rows[:6]} == {1}
+    assert {row["density"] for row in rows[6:]} == {rows[6]["density"]} != {1}
     whole = long.read_text()
-    long.write_text("\n".join(whole.splitlines()[:6] + whole.splitlines()[7:]) + "\n")
+    long.write_text("\n".join(whole.splitlines()[:7] + whole.splitlines()[8:]) + "\n")
     assert cosentino_code.main([*flags, str(long), *more]) == 0  # one age of the control again
     assert sorted(long.read_text().splitlines()) == sorted(whole.splitlines())
 
