@@ -47,7 +47,7 @@ def stated(found):
     for table, attacked in ((code, "attacked_accuracy"), (dense, "whitebox_fgsm_accuracy")):
         for column in ("test_accuracy", attacked):
             pairs |= {mean_and_interval(list(values)) for _, values in table[column]}
-    pairs |= of_the_same_images()
+    pairs |= of_the_same_images() | of_their_epochs()
     pairs = {pair for pair in pairs if all(isinstance(v, float) and v == v for v in pair)}
     return {plain(amount(*pair, digits=digits)) for pair in pairs for digits in (1, 2, 3)}
 
@@ -67,6 +67,30 @@ def of_the_same_images():
         for name in attacks:
             pairs |= {mean_and_interval(list(gains.loc[kind, name])) for kind in ("lt", "reinit")}
             pairs.add(mean_and_interval(list(lead[name])))
+    return pairs
+
+
+def of_their_epochs():
+    """What pruning, the start and the epochs make in Cosentino's code: a ticket, and its controls,
+    less each net that differs from it in one of them.
+    """
+    table = pd.read_csv(SOURCE / "cosentino-code.csv").query("end_iter == 60")
+    table = table.set_index(["start", "round", "tested_after", "seed"]).sort_index()
+    pairs = set()
+    for column in ("test_accuracy", "attacked_accuracy"):
+        young, aged, gone_on = (
+            table[column][net]
+            for net in [("theta_0", 0, 30), ("control", 0, 90), ("trained", 0, 30)]
+        )
+        numbers = table.index.get_level_values("round")[table.index.get_level_values("round") > 0]
+        differences = [gone_on - young, aged - young, gone_on - aged]
+        for number in set(numbers):
+            ticket = table[column]["trained", number, 30]
+            differences += [ticket - other for other in (young, aged, gone_on)]
+            if ("control", number, 90) in table.index.droplevel("seed"):
+                control = table[column]["control", number, 90]
+                differences += [ticket - control, control - aged]
+        pairs |= {mean_and_interval(list(each)) for each in differences}
     return pairs
 
 
