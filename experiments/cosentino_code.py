@@ -7,14 +7,13 @@
 Their code (github.com/justincosentino/robust-sparse-networks) trains on labels smoothed by 0.1; its
 attacks, cleverhans 3's, are against the label that the net predicts, in training and in testing; it
 does not normalise pixels; 60 clean images go with the same 60 attacked, half of the loss each; the
-initial weights are Glorot's uniform ones, the last ones are tested; and its pruned nets start from
+initial weights are Glorot's uniform ones, validation chooses none; and its pruned nets start from
 the weights of the trained dense net, which it takes for the initial ones. This trains the dense net
 so (pruned ones too, if more rounds are asked for), and with each of the first three as main.py has
 it. They train each net for 60 epochs, prune it then, and read their table's figures where their log
-has 30,000 iterations; as it counts two looks an epoch as 1,000 of its 833 iterations, that is after
-30 epochs, not the paper's 36. --controls has nets under the same masks that start from theta_0 and
-are trained for as many epochs as the ticket and the dense net before it; of round 0 that is the
-dense net, trained for as many, and the trained one gone on with as a ticket is, unpruned.
+has 30,000 iterations; it counts an epoch of 834 batches as 1,000, so that is after 30 epochs, not
+the paper's 36. A ticket's weights have had the dense net's epochs by then too, so --controls trains
+nets from theta_0 under the same masks for as many, and --unpruned goes on with the dense net.
 
 A plain loop in torch, its attacks by engine/kernels.py: none of this is a flag of main.py. A row of
 the table is a net at an age; what stands in it already is not trained again.
@@ -176,8 +175,9 @@ def check(args, config):
     last = config.prune_iterations - 1
     if odd := [n for n in args.controls if not 0 <= n <= last]:
         raise UserError(f"--controls={odd[0]} is none of the rounds: 0 to {last} are right")
-    if args.controls and args.rewind:
-        raise UserError("--controls start from theta_0 as nets of --rewind do: drop one of the two")
+    if args.rewind and (args.controls or args.unpruned):
+        what = "--controls and --unpruned are of tickets that start from trained weights"
+        raise UserError(f"{what}: drop them or --rewind")
 
 
 @dataclass(frozen=True)
@@ -226,7 +226,7 @@ class Chain:
         controls = {
             number: self.lacking("control", number, config.end_iter) for number in args.controls
         }
-        again = self.lacking("trained", 0) if 0 in args.controls else []
+        again = self.lacking("trained", 0) if args.unpruned else []
         planned = [*enumerate(chain), *controls.items(), (0, again)]
         left = [number for number, rows in planned if rows]
         masks, start = {}, {}
@@ -287,9 +287,10 @@ def main(argv=None):
     parser.add_argument(
         "--controls", type=whole, nargs="+", default=[], metavar="N",
         help="rounds whose masks are trained from theta_0 too, for the dense net's epochs and the "
-        "pruned net's together; with 0 the dense net for as many, and gone on with as a ticket is, "
-        "but unpruned (default: none)",
+        "pruned net's together; 0 is the dense net (default: none)",
     )  # fmt: skip
+    what = "go on with the trained dense net, unpruned, as with a ticket: a further control"
+    parser.add_argument("--unpruned", action="store_true", help=what)
     parser.add_argument("--dataset", default="mnist", help="the data set (default: mnist)")
     parser.add_argument("--data_dir", default="data", help="where it is (default: data)")
     parser.add_argument(

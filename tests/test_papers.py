@@ -1,5 +1,7 @@
 """What papers report, beside planted runs of their protocols."""
 
+import copy
+
 import pandas as pd
 import pytest
 import torch
@@ -262,12 +264,32 @@ def test_a_ticket_of_theirs_starts_where_it_is_told_and_stays_under_its_masks():
         assert not torch.equal(rewound[name], further[name])
 
 
+def nets_of_the_next_test():
+    """Accuracies of the dense net gone on with, of the control and of the ticket, at the first of
+    their ages: by what they start from, their masks and their epochs.
+    """
+    flags = {"dataset": "digits", "attack": "pgd", "end_iter": 2, "prune_iterations": 2}
+    config = resolve(PRESETS["cosentino"] | flags, (1, 28, 28))
+    settings, choice = attack_settings(config, "pgd", False), cosentino_code.variants()[0]
+    training = cosentino_code.Training(data.load("digits", "data"), choice, config, settings)
+    dense = training.train({}, {}, 2)
+    weights, ones = copy.deepcopy(dense.state_dict()), pruning.ones(dense)
+    masks, scores = pruning.prune(weights, ones, 20.0, "layer", 10.0), {}
+
+    def look(epoch, net, quick):
+        scores[epoch] = training.tested(net, quick)
+
+    for masks_of, start, age in ((ones, weights, 1), (masks, {}, 3), (masks, weights, 1)):
+        training.train(masks_of, start, age, look)
+        yield scores[age]
+
+
 def test_a_net_is_tested_at_its_ages_and_its_control_when_both_have_had_as_many_epochs(tmp_path):
-    """A net's first epochs are the same however long it is trained; its mask is of the last."""
+    """A net's first epochs are the same however long it is trained; its masks are of the last."""
     flags = ["--dataset=digits", "--variants=1", "--attack=pgd", "-o"]
     long, short = tmp_path / "long.csv", tmp_path / "short.csv"
     more = ["--end_iter=2", "--prune_iterations=2", "--tested_after", "2", "1"]
-    more += ["--controls", "0", "1"]
+    more += ["--controls", "0", "1", "--unpruned"]
     assert cosentino_code.main([*flags, str(long), *more]) == 0
     assert cosentino_code.main([*flags, str(short), "--end_iter=1"]) == 0
     rows = read_csv(long)
@@ -281,6 +303,8 @@ def test_a_net_is_tested_at_its_ages_and_its_control_when_both_have_had_as_many_
     assert all(first[name] == rows[2][name] for name in scores)
     assert {row["density"] for row in rows[:6]} == {1}
     assert {row["density"] for row in rows[6:]} == {rows[6]["density"]} != {1}
+    for row, scores in zip([rows[4], rows[6], rows[8]], nets_of_the_next_test(), strict=True):
+        assert scores.items() <= row.items()
     whole = long.read_text()
     long.write_text("\n".join(whole.splitlines()[:7] + whole.splitlines()[8:]) + "\n")
     assert cosentino_code.main([*flags, str(long), *more]) == 0  # one age of the control again
@@ -294,7 +318,8 @@ def test_a_net_is_tested_at_its_ages_and_its_control_when_both_have_had_as_many_
         (["--tested_after", "0"], "1 to 2 are right"),
         (["--controls", "1"], "0 to 0 are right"),
         (["--prune_iterations=3", "--controls", "1", "3"], "0 to 2 are right"),
-        (["--prune_iterations=3", "--controls", "1", "--rewind"], "drop one of the two"),
+        (["--prune_iterations=3", "--controls", "1", "--rewind"], "drop them or --rewind"),
+        (["--prune_iterations=3", "--unpruned", "--rewind"], "drop them or --rewind"),
     ],
 )
 def test_ages_and_controls_that_cannot_be(more, right, tmp_path, capsys):

@@ -2,6 +2,7 @@
 
 import argparse
 import csv
+import itertools
 import json
 import re
 
@@ -71,26 +72,17 @@ def of_the_same_images():
 
 
 def of_their_epochs():
-    """What pruning, the start and the epochs make in Cosentino's code: a ticket, and its controls,
-    less each net that differs from it in one of them.
+    """What pruning, start and epochs make in Cosentino's code, trained on PGD: each net less each
+    control, and less itself when it was younger.
     """
-    table = pd.read_csv(SOURCE / "cosentino-code.csv").query("end_iter == 60")
-    table = table.set_index(["start", "round", "tested_after", "seed"]).sort_index()
+    table = pd.read_csv(SOURCE / "cosentino-code.csv").query("end_iter == 60 and attack == 'pgd'")
+    groups = table.groupby(["start", "round", "tested_after"])
+    nets = {name: rows.set_index("seed") for name, rows in groups}
     pairs = set()
-    for column in ("test_accuracy", "attacked_accuracy"):
-        young, aged, gone_on = (
-            table[column][net]
-            for net in [("theta_0", 0, 30), ("control", 0, 90), ("trained", 0, 30)]
-        )
-        numbers = table.index.get_level_values("round")[table.index.get_level_values("round") > 0]
-        differences = [gone_on - young, aged - young, gone_on - aged]
-        for number in set(numbers):
-            ticket = table[column]["trained", number, 30]
-            differences += [ticket - other for other in (young, aged, gone_on)]
-            if ("control", number, 90) in table.index.droplevel("seed"):
-                control = table[column]["control", number, 90]
-                differences += [ticket - control, control - aged]
-        pairs |= {mean_and_interval(list(each)) for each in differences}
+    for net, other in itertools.permutations(nets, 2):
+        if other[0] == "control" or other[1] == 0 or net[:2] == other[:2]:
+            for column in ("test_accuracy", "attacked_accuracy"):
+                pairs.add(mean_and_interval(list(nets[net][column] - nets[other][column])))
     return pairs
 
 
