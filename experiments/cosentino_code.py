@@ -160,8 +160,10 @@ def work(args):
     configs = [resolve(given | {"seed": seed}, dataset.in_shape) for seed in args.seed]
     check(args, configs[0])
     rows = read_csv(args.output)
-    if Path(args.output).exists() and not (rows and set(NAMES) <= set(rows[0])):
-        raise UserError(f"{args.output} is no table of this experiment: name another file")
+    lacks = [name for name in NAMES if name not in (rows[0] if rows else {})]
+    if Path(args.output).exists() and lacks:
+        what = f"{args.output} is no table of this experiment (it lacks {', '.join(lacks)})"
+        raise UserError(f"{what}: name another file")
     for config, choice in itertools.product(configs, variants()[: args.variants]):
         settings = attack_settings(config, args.attack, dataset.in_shape[0] > 1)
         Chain(args, Training(dataset, choice, config, settings)).work()
