@@ -299,8 +299,9 @@ def test_a_net_is_tested_at_its_ages_and_its_control_when_both_have_had_as_many_
         ("control", 1, 3), ("control", 1, 4), ("trained", 1, 1), ("trained", 1, 2),
     ]  # fmt: skip
     (first,) = read_csv(short)
-    scores = ("test_accuracy", "attacked_accuracy")
-    assert all(first[name] == rows[2][name] for name in scores)
+    assert all(
+        first[f"{kind}_accuracy"] == rows[2][f"{kind}_accuracy"] for kind in ("test", "attacked")
+    )
     assert {row["density"] for row in rows[:6]} == {1}
     assert {row["density"] for row in rows[6:]} == {rows[6]["density"]} != {1}
     for row, scores in zip([rows[4], rows[6], rows[8]], nets_of_the_next_test(), strict=True):
